@@ -5,17 +5,17 @@ Commands that destroy something ask first, unless you give --yes. With --dry-run
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from redisaq import cron
 from redisaq.admin import Position, SeekPreview
 from redisaq.cli.common import USAGE, Dash, DryRun, Place, Refused, Yes, confirm, plain, run
+from redisaq.cli.lines import batches, checked
 from redisaq.errors import SettingsError, TopicMissingError
 from redisaq.settings import MOST_PARTITIONS, check_count
 from redisaq.watching import previews
@@ -25,8 +25,6 @@ SUMMED = ("unread", "again", "skipped", "waiting", "pending", "retry", "dead")
 """Numbers of a preview of a seek that are added up over its partitions."""
 PATIENCE = 3600.0
 """Seconds that a deletion may take: it looks at every key of the server, and begins at the first one if it is repeated."""
-BATCH = 1000
-"""Messages from standard input that are sent in one batch."""
 
 
 def produce(
@@ -57,7 +55,7 @@ def produce(
     if payload == "-" and dedup_id is not None:
         raise Refused("--dedup-id is for one message: it would let the first line of standard input through, and no other", USAGE)
 
-    async def enqueue() -> int:
+    async def enqueue() -> None:
         if partitions is None:
             async with place.admin() as admin:
                 try:
@@ -67,16 +65,15 @@ def produce(
         options = {"serializer": _same, "init_partitions": partitions or 1}
         async with place.producer(topic, **options) as producer:
             if payload != "-":
-                data = _checked(payload, "the payload")
+                data = checked(payload.encode("utf-8", "surrogateescape"), "the payload")
                 msg_id = await producer.enqueue(data, key=key, headers=headers, delay=delay, dedup_id=dedup_id)
                 place.done(msg_id, msg_id=msg_id)
-                return 1
-            count = 0
-            for batch in _batches():
-                for msg_id in await producer.batch_enqueue(batch, key=key, headers=headers, delay=delay):
-                    place.done(msg_id, msg_id=msg_id)
-                count += len(batch)
-            return count
+                return
+            async with contextlib.aclosing(batches(sys.stdin)) as read:
+                async for batch in read:
+                    for msg_id in await producer.batch_enqueue(batch, key=key, headers=headers, delay=delay):
+                        place.done(msg_id, msg_id=msg_id)
+                    sys.stdout.flush()
 
     run(enqueue)
     return 0
@@ -112,34 +109,6 @@ def _header(word: str) -> tuple[str, str]:
 
 def _same(data: bytes) -> bytes:
     return data
-
-
-def _checked(text: str, what: str) -> bytes:
-    """Check that a text is JSON, and return it unchanged."""
-    data = text.strip().encode()
-    try:
-        msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise Refused(f"{what} is not JSON ({error}); a text needs quotes of its own: '\"text\"'", USAGE) from error
-    return data
-
-
-def _batches() -> Iterator[list[bytes]]:
-    """Yield the lines of standard input in batches. Stop at a line that is not JSON, after yielding those before it."""
-    batch: list[bytes] = []
-    for number, line in enumerate(sys.stdin, 1):
-        if line.strip():
-            try:
-                batch.append(_checked(line, f"line {number}"))
-            except Refused:
-                if batch:
-                    yield batch
-                raise
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def grow(topic: str, partitions: int, /, *, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:

@@ -208,7 +208,7 @@ def test_letters_are_exported_and_nothing_is_overwritten(say: Say, tmp_path: Pat
     assert not away.exists(), "else the next attempt would be refused"
 
 
-def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     status, out, err = say("produce", "orders", '{"n": 1}')
     assert (status, out) == (1, "")
     assert "no topic orders: use --partitions N" in err
@@ -222,12 +222,15 @@ def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
         assert say("produce", "orders", wrong)[0] == 2
     assert say("produce", "orders", "1", "--header", "a")[0] == 2
     assert say("produce", "orders", "-", "--dedup-id", "x")[0] == 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO('1\n\n{"a": 2}\n'))
-    assert len(say("produce", "orders", "-")[1].splitlines()) == 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\nno\n4\n"))
-    status, out, err = say("produce", "orders", "-")
-    assert (status, len(out.splitlines())) == (2, 2)  # what was there before has been sent, and is reported
+    lines = tmp_path / "lines"
+    for text, ended in (('1\n\n{"a": 2}', 0), ("1\r\n2\nno\n4\n", 2)):
+        lines.write_text(text, newline="")
+        with lines.open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            status, out, err = say("produce", "orders", "-")
+        assert (status, len(out.splitlines())) == (ended, 2)  # what was there before has been sent, and is reported
     assert "line 3 is not JSON" in err
+    assert say("produce", "orders", '"\udcff"')[0] == 2  # as an argument arrives that is no UTF-8
     assert sum(one["length"] for one in json.loads(say("topic", "orders", "--json")[1])["partitions"]) == 6
 
 
