@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, events
+from redisaq import Admin, Consumer, Message, events
 from redisaq.errors import ConsumerError, SettingsError
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
@@ -42,6 +42,18 @@ async def test_a_member_that_is_alone_works_at_once(url: str) -> None:
     await Consumer("jobs", url, on_event=notebook.note).process(notebook.handle, until_empty=True)
     assert (len(notebook.messages), len(notebook.of(events.MemberJoined))) == (3, 1)
     assert anyio.current_time() - began < 1, "not one heartbeat_interval, 3 s"
+
+
+@pytest.mark.parametrize("options", [{}, {"ordering": "none"}, {"ordering": "key"}, {"concurrency": 8}], ids=str)
+async def test_one_message_waits_where_one_at_a_time_is_read_and_handled(url: str, options: Any) -> None:
+    """What is read here cannot be handled elsewhere."""
+    await produce(url, 50)
+    consumer = Consumer("jobs", url, batch_size=1, **options)
+    async with Admin(url) as admin, anyio.create_task_group() as tasks:
+        await tasks.start(consumer.process, lambda _message: anyio.sleep(100))
+        await anyio.sleep(10)
+        assert (await admin.group("jobs", "default_group")).pending == 2
+        tasks.cancel_scope.cancel()
 
 
 async def test_order_within_each_partition(url: str) -> None:

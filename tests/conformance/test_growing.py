@@ -445,6 +445,8 @@ async def test_dead_letters_from_elsewhere_come_in_order_and_each_once(
     bell = await a.listen_partition(group.topic, 0)
     await hush(bell)
     assert await b.do(TakeIn(group, 0, 1, letters[:2], 0))
+    if isinstance(world, RedisWorld):
+        assert 0 < world.command("PTTL", world.key(group.topic, 0, "adopted")) <= 7 * 86_400_000
     with anyio.fail_after(30):
         await bell.wait()
     assert (await due(a, group, owned)).retries == (*bodies[:2],)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from redisaq.actors.waiting import Reply
+from redisaq.brokers.steps.coordination import Beat
 from redisaq.consuming.coordinator import GATHERING, LONGEST_GATHERING, LONGEST_PAUSE, MANY_HELD, RaiseToken, RebalanceCoordinator
+from redisaq.consuming.gate import Gate
 from redisaq.consuming.member import SPREAD, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose
@@ -111,6 +113,33 @@ def test_an_incarnation_that_ends_leaves_nothing_to_the_next_one() -> None:
         coordinator._note(Ended(partition, token, before, released=False))
     assert not coordinator._winding_up()
     assert before in member.former
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("takes", "there"), [(4.0, True), (11.0, False)])
+async def test_an_answer_that_comes_after_the_lease_grants_nothing(takes: float, there: bool) -> None:
+    """M5: also where the event loop was blocked, and cancels nothing before the answer is looked at."""
+    now = [100.0]
+    environment = Environment(clock=lambda: now[0])
+    member = Member(None, 10.0, environment)
+    me = member.lease.incarnation
+    member.document, newer = Document(1, {"me": MemberEntry(me)}), Document(1, {"me": MemberEntry(me)}, 2, {0: "me"}, {0: me}, {0: 5})
+    old = member.document
+
+    async def do(_step: object) -> Beat:
+        now[0] += takes
+        return Beat(alive=True, now=1_000_000, document=newer, version="new")
+
+    async def topic_there(_beat: Beat) -> bool:
+        return True
+
+    around: Any = SimpleNamespace(environment=environment, settings=None, group=None, broker=SimpleNamespace(do=do))
+    around.gate = Gate()
+    coordinator = RebalanceCoordinator(around, member, cast("Any", Partitions()), ready=lambda _: None, left=lambda: None)
+    coordinator._admission = cast("Any", SimpleNamespace(topic_there=topic_there))
+    member.lease.begin(100.0)
+    assert await coordinator._look() is there
+    assert member.document is (newer if there else old)
 
 
 async def orders_of(coordinator: RebalanceCoordinator, partitions: Partitions) -> list[object]:
