@@ -10,11 +10,14 @@ from msgspec.structs import replace
 
 from redisaq import Admin, Producer
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.producing import Find
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.entry_ids import format_id
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
 from tests.actors.group import Backend, on_both, play, produce, quick, store_of
 from tests.actors.hooked import HookedBroker
+from tests.changing_steps import Do, change_step
 
 GROUP = GroupName("jobs", "default_group")
 LOOKS = {"connect", "topic", "anchors", "make_topic"}
@@ -213,6 +216,30 @@ def test_e2_without_its_evidence_nobody_can_tell(backend: Backend) -> None:
         return wire.steps(), len(caught.value.message_ids)
 
     assert play(scenario, backend) == (["append", "kill", "find"], 1)
+
+
+@on_both
+@pytest.mark.parametrize("batch", [False, True])
+def test_e2_the_search_begins_after_what_was_appended_last(monkeypatch: pytest.MonkeyPatch, backend: Backend, *, batch: bool) -> None:
+    """Further back it would read more, and trimming may have taken what it begins after."""
+    anchors: list[bytes] = []
+
+    async def find(step: Find, do: Do) -> Any:
+        anchors.append(step.anchor)
+        return await do(step)
+
+    change_step(monkeypatch, Find, find)
+
+    async def scenario(url: str) -> bytes:
+        producer, wire, _ = await opened(url)
+        await (producer.batch_enqueue([{"n": 1}, {"n": 2}]) if batch else producer.enqueue({"n": 1}))
+        last = format_id(store_of(url).streams["jobs", 0].last_id)
+        wire.breaks["append"] = 1
+        await producer.enqueue({"n": 3})
+        await producer.close()
+        return last
+
+    assert [play(scenario, backend)] == anchors
 
 
 @on_both
