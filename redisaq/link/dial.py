@@ -81,7 +81,7 @@ class _Dial:
 
 
 class Dialer:
-    """Dials one address, repeatedly, and keeps what is slow to make.
+    """Dials one address, repeatedly, and keeps what is slow to make. After a failure it reads the certificate files again.
 
     Args:
         address: the server.
@@ -106,6 +106,7 @@ class Dialer:
         self._silence = silence
         self._reach = reach
         self._context: ssl.SSLContext | None = None
+        self._outdated = False  # the files of the context may have been renewed since it was made
         self._buffer: bytearray | None = None  # one for all its connections: they are of one event loop, and may be many
         self._under_way: dict[_Dial, None] = {}
 
@@ -150,8 +151,8 @@ class Dialer:
     async def _dial(
         self, address: Address, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None
     ) -> tuple[Line, Greeting]:
-        if address.tls is not None and self._context is None:
-            self._context = await environment.run_plain(partial(make_context, address.tls))
+        if address.tls is not None and (self._context is None or self._outdated):
+            await self._read_certificates(address.tls, environment)
         limit = min(address.connect_timeout, self._silence)
         wire: Wire | None = None
         with anyio.move_on_after(limit):
@@ -162,6 +163,7 @@ class Dialer:
                 if first is not None:
                     await first(line, greeting)
             except BaseException:
+                self._outdated = True
                 wire.close()
                 raise
             return line, greeting
@@ -170,6 +172,15 @@ class Dialer:
         else:
             reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs" + _announced(address)
         raise ConnectionFailed(address.display, reason, silent=True)
+
+    async def _read_certificates(self, options: TLSOptions, environment: Environment) -> None:
+        """Make the TLS context. If there is one, the files may be about to be replaced: what cannot be read then changes nothing."""
+        self._outdated = False
+        try:
+            self._context = await environment.run_plain(partial(make_context, options))
+        except SettingsError:
+            if self._context is None:
+                raise
 
     async def _begin(self, line: Line, address: Address, name: str) -> Greeting:
         if isinstance(line.wire, SecureWire):

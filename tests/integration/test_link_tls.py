@@ -122,6 +122,20 @@ async def test_client_certificates(asking_port: int, authority: Authority, tmp_p
     assert "did not accept our certificate" in error.reason
 
 
+async def test_renewed_certificates_are_used(asking_port: int, authority: Authority, tmp_path: Path) -> None:
+    """A connection that fails has the files read again; while they are being replaced, what was read before is used."""
+    cert_file, key_file = Authority(tmp_path).issue("client")
+    async with opened(f"rediss://127.0.0.1:{asking_port}", ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file) as link:
+        for _ in range(2):
+            with pytest.raises(ConnectionFailed, match="did not accept our certificate"):
+                await link.connect()
+            Path(cert_file).write_text("half of a certif")
+        for renewed, file in zip(authority.issue("client"), (cert_file, key_file), strict=True):
+            Path(file).write_bytes(Path(renewed).read_bytes())
+        await link.connect()
+        assert await link.call(("PING",)) == [b"PONG"]
+
+
 async def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None:
     cert_file, key_file = authority.issue("client")
     encrypted = tmp_path / "encrypted.key"
