@@ -247,6 +247,7 @@ class ClusterLink:
             return await (await self.link_to(key)).kill(connections)
         if any(run not in self._places for _, _, run in connections):  # of a node to which this link has not been connected yet
             await self.connect()
+            self._check_runs({run for _, _, run in connections})
         elif not self._map.ranges:
             await self._look()
         replies: list[object] = []
@@ -258,6 +259,12 @@ class ClusterLink:
         for node, own in by_node.items():
             replies += await self._kill_at(node, own)
         return replies
+
+    def _check_runs(self, runs: set[str]) -> None:
+        """Raise ConnectionFailed if one of these runs may be that of a master that could not be reached."""
+        if not runs <= self._places.keys() and (unknown := self._map.masters - self._runs.keys()):
+            nodes = ", ".join(f"{node.host}:{node.port}" for node in sorted(unknown))
+            raise ConnectionFailed(self.url, f"{nodes} cannot be reached, so a connection there could not be killed")
 
     async def _kill_at(self, node: Node, connections: Sequence[Identity]) -> list[object]:
         link = self._links.get(node)
