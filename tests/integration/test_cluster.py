@@ -13,7 +13,11 @@ import anyio
 import pytest
 
 from redisaq import Admin, Consumer, Message, Producer
+from redisaq.brokers import open_broker
+from redisaq.brokers.redis import administration
 from redisaq.brokers.redis.rights import access_rules
+from redisaq.brokers.steps.administration import DropTopic
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
 from redisaq.cli import main
 from redisaq.errors import ConnectionFailed
 from redisaq.link import parse_address
@@ -112,6 +116,28 @@ async def test_a_topic_is_deleted_while_its_slots_move(server_pool: ServerPool, 
         assert own.command("KEYS", f"*{namespace}:*") == []
     finally:
         own.close()
+
+
+async def test_a_topic_that_is_used_is_deleted_all_the_same(cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer makes the streams again, sooner than the servers of a cluster are scanned."""
+    whole, rounds = administration._drop_found, list[bool]()
+
+    async def make_again_and_drop(*args: Any) -> bool:
+        await broker.do(MakeTopic("jobs", 6))
+        rounds.append(await whole(*args))
+        return rounds[-1]
+
+    monkeypatch.setattr(administration, "_drop_found", make_again_and_drop)
+    broker = open_broker(cluster.url, namespace)
+    with anyio.fail_after(60):
+        await broker.do(MakeTopic("jobs", 6))
+        await broker.do(DropTopic("jobs"))
+    assert sum(rounds) >= administration.ROUNDS
+    assert await broker.do(ReadTopics()) == []
+    monkeypatch.undo()
+    await broker.do(DropTopic("jobs"))
+    assert cluster.command("KEYS", f"*{namespace}:*") == []
+    await broker.close()
 
 
 def test_who_serves_a_slot_is_asked_of_the_node_itself(cluster: Cluster) -> None:

@@ -34,6 +34,9 @@ DROP_GROUP = Script("drop_group", keys=5)
 PAGE = 1000
 """How many keys one SCAN looks at."""
 
+ROUNDS = 10
+"""How often the servers of a cluster are scanned at most for the keys of one topic: a producer that still uses it makes streams again."""
+
 
 @commands(steps.ReadServer)
 async def read_server(step: steps.ReadServer, link: Caller, keys: Keys) -> steps.ServerFacts:
@@ -222,11 +225,11 @@ async def drop_topic(step: steps.DropTopic, link: Caller, keys: Keys) -> None:
 
     This is a sequence because the keys are in many slots, and a script that dropped millions would hold up the server. It scans all keys,
     since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions. A slot that moves from server
-    to server meanwhile may be missed: of several servers, all are scanned again until nothing is found.
+    to server meanwhile may be missed: of several servers, all are scanned again until nothing is found, but not forever.
     """
     topic = step.topic
     histories: set[bytes] = set()
-    while True:
+    for _ in range(ROUNDS):
         nodes = await link.nodes()
         found = [await _drop_found(link, node, keys, topic, histories) for node in nodes]
         if len(nodes) == 1 or not any(found):
