@@ -266,6 +266,7 @@ class Link:
         self._deserted[identity] = None
         self.breaks += 1
         if self._connector.current is not None:
+            still_torn(self._torn)  # only links that send in order ask that otherwise, and each one holds a whole connection
             self._torn.append(self._connector.current)
 
     async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:

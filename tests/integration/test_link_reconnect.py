@@ -85,6 +85,16 @@ async def test_an_append_that_waited_behind_one_that_broke_is_not_sent_over_the_
             assert await link.call(("ECHO", "now")) == [b"now"]
 
 
+async def test_connections_that_broke_are_not_kept() -> None:
+    with FakeServer({**usual_answers(), "ECHO": lambda _: None}) as server:
+        async with opened(server.url) as link:
+            for _ in range(5):
+                with pytest.raises(ConnectionFailed):
+                    await link.call(("ECHO", 1))
+                assert link.breaks
+        assert len(link._torn) == 1, "the last one: its caller had not heard of it then"
+
+
 async def breaks(link: Link) -> None:
     """Break the connection before anything that was queued in this round of the loop is written."""
     link.give_up("a test broke it")
