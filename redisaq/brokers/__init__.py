@@ -75,7 +75,8 @@ def open_broker(
         return EmbeddedBroker(rest, namespace, environment, client=client, silence=silence, time=time)
     if not separator or scheme not in SERVERS:
         # The URL is not shown: a mistyped one has its password in unexpected places.
-        raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
+        known = "://, ".join(SERVERS)
+        raise SettingsError(f"the URL begins with none of {known}://, embedded:// and memory://")
     from redisaq.brokers.redis import RedisBroker  # noqa: PLC0415
     from redisaq.link import ClusterAddress, Link, SentinelAddress, parse_url  # noqa: PLC0415
 

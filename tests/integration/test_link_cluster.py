@@ -556,7 +556,7 @@ async def test_a_node_that_was_replaced_needs_no_kill(cluster: FakeCluster, link
 
 
 async def test_a_run_that_nobody_knows_may_be_that_of_a_master_that_cannot_be_reached(cluster: FakeCluster) -> None:
-    """C4: a link that was opened since the connection was made has not been told which node that was."""
+    """C4: a link that was opened since the connection was made does not know which node that was."""
     close(cluster.nodes[0])
     async with opened(cluster.url) as link:
         with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{cluster.nodes[0].port} .* could not be killed"):

@@ -82,8 +82,8 @@ class Acknowledge(ShareStep[Settled], frozen=True):
 class Resolve(ShareStep[Resolved], frozen=True):
     """Settle some messages, each only if its place, life and attempt are still those that its resolution names (S1).
 
-    In the script XACK and ZREM come first (S2), so that all of it succeeds at maxmemory. A message that is already in `retry`, because a
-    lost group was made again (T6), stays there unchanged.
+    It succeeds even when memory is full, and a message is at its new place before it leaves the old one (S2). A message that is already in
+    `retry`, because a lost group was made again (T6), stays there unchanged.
 
     Attributes:
         token: the fencing token.
