@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from redisaq.brokers.steps.producing import Find
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import format_id
+from redisaq.core.partitioner import partition_for
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
 from tests.actors.group import Backend, on_both, play, produce, quick, store_of
 from tests.actors.hooked import HookedBroker
@@ -264,6 +266,34 @@ def test_e4_nothing_later_is_sent_before_what_is_being_recovered(backend: Backen
         return wire.steps()
 
     assert play(scenario, backend) == ["append", "kill", "kill", "kill", "find", "append", "append"]
+
+
+@on_both
+def test_e4_what_is_recovered_in_one_partition_lets_others_pass_there(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
+    answers = anyio.Event()
+
+    async def find(step: Find, do: Do) -> Any:
+        if step.partition == 1:
+            await answers.wait()
+        return await do(step)
+
+    change_step(monkeypatch, Find, find)
+    keys = {partition_for(key, 2): key for key in "abcdef"}
+
+    async def scenario(url: str) -> None:
+        producer, wire, _ = await opened(url, init_partitions=2)
+        wire.breaks["append"] = 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(producer.batch_enqueue, [{"key": keys[0]}, {"key": keys[1]}], partition_key="key"))
+            while wire.breaks["append"]:
+                await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(1):
+                await producer.enqueue({"n": 3}, key=keys[0])
+            answers.set()
+        assert (len(ids_in(url, 0)), len(ids_in(url, 1))) in {(3, 1), (2, 2)}
+        await producer.close()
+
+    play(scenario, backend)
 
 
 @on_both

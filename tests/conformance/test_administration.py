@@ -122,7 +122,7 @@ async def test_a_group(a: Broker, world: World, group: GroupName) -> None:
     assert (list(found.members), found.live) == (["A"], ())
 
 
-async def test_members_say_who_they_are(a: Broker, group: GroupName) -> None:
+async def test_members_say_who_they_are(world: World, a: Broker, group: GroupName) -> None:
     """For as long as they are members; a member of an older version says nothing, and drops others like any other."""
     before = await now(a, group)
     profile = Profile("anna", "a host", 7, "0.2", 60.0)
@@ -141,6 +141,9 @@ async def test_members_say_who_they_are(a: Broker, group: GroupName) -> None:
     presences = (await a.do(ViewGroup(group))).presences
     assert {incarnation: one.profile for incarnation, one in presences.items()} == {"A": profile, "C": Profile(host="ünlike"), "D": profile}
     assert before - 1000 <= presences["A"].since <= presences["D"].since <= await now(a, group)
+    if isinstance(world, RedisWorld):
+        noted = [world.command("HEXISTS", world.group_key(group, "state"), f"member:{one}") for one in "ABCD"]
+        assert noted == [1, 0, 1, 1]
     await commit("A", leaves=True)
     await commit("E", joins=True, former=["D"])
     view = await a.do(ViewGroup(group))

@@ -316,7 +316,22 @@ def a_retry_that_is_delivered_as_new_is_no_retry_in_hand(module: ModuleType) -> 
     assert flights.ask_due(3) == 3
 
 
+def a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand(module: ModuleType) -> None:
+    """S5: what is on its way to be settled was none any more."""
+    flights = begun(module)[0]
+    retry, done = flights.due([Body(b"6-0", GOOD, attempt=2), Body(b"7-0", GOOD, attempt=2)], 0)
+    for flight in (retry, done):
+        flights.prepare([flight])
+        flights.noted(flight, found=True)
+        flights.start(flight)
+    flights.returned(done)
+    assert flights.ask_due(3) == 3 + 2
+    flights.moved(2, b"0-0", b"7-0")
+    assert flights.ask_due(3) == 3, "the server does not count any of them as due"
+
+
 MOMENTS = (
+    a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand,
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
     what_was_settled_while_the_server_answered_is_not_due,
