@@ -319,14 +319,14 @@ def a_retry_that_is_delivered_as_new_is_no_retry_in_hand(module: ModuleType) -> 
 def a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand(module: ModuleType) -> None:
     """S5: what is on its way to be settled was none any more."""
     flights = begun(module)[0]
-    retry, done = flights.due([Body(b"6-0", GOOD, attempt=2), Body(b"7-0", GOOD, attempt=2)], 0)
-    for flight in (retry, done):
+    retries = flights.due([Body(entry, GOOD, attempt=2) for entry in (b"6-0", b"7-0", b"8-0")], 0)
+    for flight in retries:
         flights.prepare([flight])
         flights.noted(flight, found=True)
         flights.start(flight)
-    flights.returned(done)
-    assert flights.ask_due(3) == 3 + 2
-    flights.moved(2, b"0-0", b"7-0")
+    flights.returned(retries[0])
+    assert flights.ask_due(3) == 3 + 3
+    flights.moved(2, b"0-0", b"8-0")
     assert flights.ask_due(3) == 3, "the server does not count any of them as due"
 
 
