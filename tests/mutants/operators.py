@@ -114,8 +114,10 @@ UNCHANGED = {"annotation", "decorator_list", "keywords of ClassDef", "returns", 
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Give each node but for those parts, and for what stands under `if TYPE_CHECKING`."""
+    """Give each node but for those parts, what stands under `if TYPE_CHECKING`, and `strict` of a zip, which only asserts something."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    if isinstance(node, ast.keyword) and node.arg == "strict":
         return
     yield node
     for name, value in ast.iter_fields(node):

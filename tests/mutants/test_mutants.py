@@ -38,6 +38,7 @@ class Toy(Base, frozen=True):
         while True:
             value = await self.read()
             await self.write(value)
+            pairs = zip(self.a, self.b, strict=True)
 '''
 
 SCRIPT = """\
