@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from tests.mutants.places import Source
 
+MANY = 100
+"""A number from here on is a limit, or a unit: one more of them would change nothing that anybody is promised."""
+
 OPERATORS = ("comparison", "constant", "call", "branch", "await")
 
 
@@ -149,16 +152,21 @@ def comparisons(source: Source, node: ast.Compare) -> Iterator[Mutant]:
 
 
 def constants(source: Source, node: ast.Constant) -> Iterator[Mutant]:
-    """Turn a truth value round, count one more, wait ten times as long."""
+    """Turn a truth value round, count one more, wait ten times as long, allow ten times as many."""
     if isinstance(node.value, bool):
         new = str(not node.value)
     elif isinstance(node.value, int):
-        new = str(node.value + 1)
+        new = counted(node.value)
     elif isinstance(node.value, float) and node.value not in (0.0, float("inf")):
         new = repr(node.value * 10)
     else:
         return
     yield Mutant(source, *extent(source, node), new, "constant")
+
+
+def counted(number: int) -> str:
+    """Return another number."""
+    return str(10 * number if number >= MANY else number + 1)
 
 
 def calls(source: Source, node: ast.Expr) -> Iterator[Mutant]:
@@ -198,7 +206,7 @@ def of_script(source: Source) -> Iterator[Mutant]:
         if token.lastgroup == "sign":
             new, operator = LUA_COMPARISONS[token.group()], "comparison"
         elif token.lastgroup == "number":
-            new = str(int(token.group()) + 1) if token.group().isdigit() else f"10 * {token.group()}"
+            new = counted(int(token.group())) if token.group().isdigit() else f"10 * {token.group()}"
         elif token.group() in {"true", "false"}:
             new = "false" if token.group() == "true" else "true"
         if new:

@@ -23,6 +23,7 @@ PYTHON = '''\
 """A module's docstring."""
 
 LIMIT = 3  # at module level
+PAGE = 200
 
 
 @decorated(True)
@@ -43,7 +44,7 @@ class Toy(Base, frozen=True):
 
 SCRIPT = """\
 -- A comment: if 1 == 2 then
-local count = tonumber(ARGV[2])
+local count = tonumber(ARGV[2]) / 1000
 if count >= 10 and KEYS[1] ~= '1 == 1' then
     redis.call('DEL', KEYS[1])
     local found = redis.call('GET', KEYS[1]) -- 3
@@ -63,7 +64,7 @@ def changes(source: Source, operator: str) -> list[tuple[str, str]]:
 def test_operators_on_python() -> None:
     toy = Source("redisaq/toy.py", PYTHON)
     assert changes(toy, "comparison") == [("<", "<="), ("is not", "is"), ("in", "not in"), ("==", "!=")]
-    assert changes(toy, "constant") == [("3", "4"), ("2", "3"), ("1.5", "15.0"), ("0", "1"), ("True", "False")]
+    assert changes(toy, "constant") == [("3", "4"), ("200", "2000"), ("2", "3"), ("1.5", "15.0"), ("0", "1"), ("True", "False")]
     assert changes(toy, "call") == [("self.call(n, wait=1.5)", "pass"), ("await self.write(value)", "pass")]
     assert changes(toy, "branch") == [(test, f"not ({test})") for test in ("n < LIMIT and n is not None", "not (n in self.seen)")]
     assert changes(toy, "await") == [("await ", ""), ("await ", "")]
@@ -75,7 +76,7 @@ def test_operators_on_python() -> None:
 def test_operators_on_lua() -> None:
     toy = Source("redisaq/toy.lua", SCRIPT)
     assert changes(toy, "comparison") == [(">=", ">"), ("~=", "=="), ("==", "~=")]
-    assert changes(toy, "constant") == [("2", "3"), ("10", "11"), ("1", "2"), ("1", "2"), ("1", "2"), ("true", "false")]
+    assert changes(toy, "constant") == [("2", "3"), ("1000", "10000"), ("10", "11"), ("1", "2"), ("1", "2"), ("1", "2"), ("true", "false")]
     assert changes(toy, "call") == [("redis.call('DEL', KEYS[1])", "do end")]
     assert changes(toy, "branch") == [("count >= 10 and KEYS[1] ~= '1 == 1'", "not (count >= 10 and KEYS[1] ~= '1 == 1')")]
     assert changes(toy, "await") == []
