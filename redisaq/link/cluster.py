@@ -95,6 +95,7 @@ class ClusterLink:
         self._confirmed = confirmed
         self._map = SlotMap()
         self._looked_at = -math.inf
+        self._questions = self._answered = 0  # how often it asked for the map, and which of these questions the map answers
         self._links: dict[Node, Link] = {}  # to all masters
         self._routes: dict[bytes, Link] = {}  # where keys are, as the map has it
         self._doubted: set[Node] = set()  # that gave trouble since the last look
@@ -284,7 +285,9 @@ class ClusterLink:
 
     async def _send(self, link: Link, data: bytes, count: int, *, in_order: bool = False) -> list[object]:
         aged = self._age() > AGE and not self._confirmed  # else even what is refused would wait for a replica (C7)
+        question = 0
         if aged:
+            question = self._question()
             self._looked_at = self._now()  # set before asking, so that one call of several asks
             data, count = data + _PACKED_LOOK, count + 1
         try:
@@ -295,7 +298,7 @@ class ClusterLink:
             self.doubt(link)
             raise
         if aged:
-            self._hear(link, replies.pop())
+            self._hear(link, replies.pop(), question)
         for reply in replies:
             if type(reply) is ServerError and (reply.redirect or reply.code in _ELSEWHERE):
                 self.redirected(link, reply)
@@ -419,19 +422,28 @@ class ClusterLink:
 
     async def _ask(self, link: Link) -> None:
         """Ask one node, and use what it says."""
+        question = self._question()
         with anyio.move_on_after(ANSWER_WITHIN):
             (answer,) = await link.call(_LOOK)
-            self._take(link, answer)
+            self._take(link, answer, question)
             return
         raise ConnectionFailed(link.url, f"no answer within {ANSWER_WITHIN:g} s", silent=True)
 
-    def _hear(self, link: Link, answer: object) -> None:
+    def _question(self) -> int:
+        """Return the number of a question for the map that is asked now."""
+        self._questions += 1
+        return self._questions
+
+    def _hear(self, link: Link, answer: object, question: int) -> None:
         """Use what a node said by the way, if it said anything."""
         with contextlib.suppress(ConnectionFailed):
-            self._take(link, answer)
+            self._take(link, answer, question)
 
-    def _take(self, link: Link, answer: object) -> None:
-        """Use a new map: break what goes to nodes that are no masters any more, and move bells whose slot has moved."""
+    def _take(self, link: Link, answer: object, question: int) -> None:
+        """Use a new map: break what goes to nodes that are no masters any more, and move bells whose slot has moved.
+
+        The answer to the latest question counts: a node that was stalled may say what it knew before a failover.
+        """
         if isinstance(answer, ServerError):
             permanent = answer.forbidden or "cluster support disabled" in answer.text
             hint = ": use redis:// for a server that is no cluster" if "disabled" in answer.text else ""
@@ -442,6 +454,9 @@ class ClusterLink:
             raise ConnectionFailed(link.url, str(error)) from error
         if not found.ranges:
             raise ConnectionFailed(link.url, "it knows no node that serves slots")
+        if question < self._answered:
+            return
+        self._answered = question
         before, self._map = self._map, found
         self._looked_at, self._hint = self._now(), None
         self._doubted.clear()

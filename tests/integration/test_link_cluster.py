@@ -348,7 +348,7 @@ async def test_nothing_passes_a_call_whose_caller_has_yet_to_hear_that_it_broke(
         stranger = Link(parse_address(cluster.nodes[1].url))
         (answer,) = await stranger.call(("CLUSTER", "SLOTS"))
         await stranger.close()
-        link._take(first, answer)  # from here on to `call_keyed` no other task runs
+        link._take(first, answer, link._question())  # from here on to `call_keyed` no other task runs
         first.give_up("it broke")
         with pytest.raises(ConnectionFailed, match="nothing was sent") as refused:
             await append(link, HIGH)
@@ -485,6 +485,31 @@ async def test_an_old_map_is_asked_for_by_the_way(cluster: FakeCluster, link: Cl
         await reading.call((b"GET", HIGH))
     monkeypatch.setattr("redisaq.link.cluster.AGE", 1000.0)
     assert await link.call((b"GET", HIGH)) == [b"from 2"]
+
+
+async def test_an_answer_to_an_earlier_question_replaces_no_later_map(
+    cluster: FakeCluster, link: ClusterLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was stalled says what it knew then, and would break what goes to those that have taken over."""
+    awake, old = threading.Event(), cluster.slots()
+
+    def say(_: list[bytes]) -> bytes:
+        awake.wait(HANG_SECONDS)
+        return old
+
+    async with anyio.create_task_group() as tasks:
+        cluster.nodes[0].answers["CLUSTER"] = say
+        monkeypatch.setattr("redisaq.link.cluster.AGE", -1.0)
+        tasks.start_soon(link.call, (b"GET", HIGH))
+        await until(lambda: "CLUSTER" in cluster.nodes[0].words()[-1:])
+        monkeypatch.setattr("redisaq.link.cluster.AGE", 1000.0)
+        cluster.nodes[1].answers["GET"] = cluster.moved(2)
+        cluster.owners[1] = 2
+        await link.call((b"GET", LOW))
+        assert await link.call((b"GET", LOW)) == [b"from 2"]
+        awake.set()
+    assert await link.call((b"GET", LOW)) == [b"from 2"]
+    assert cluster.nodes[2].words().count("HELLO") == 2, "that of the look, and one that stays"
 
 
 async def test_a_look_ends_with_the_time_of_the_call(cluster: FakeCluster, link: ClusterLink) -> None:
