@@ -134,8 +134,8 @@ class Covering(msgspec.Struct):
     def _of_assigned(self, source: Source, span: Span) -> int:
         """Return who runs a line that uses a name assigned here: the line itself is run by who imports the file first."""
         line = source.lines[span[0] - 1].strip()
-        assigned = re.match(r"(\w+)\s*[:=]", line)
-        return 0 if assigned is None else self._naming(assigned[1], besides=line)
+        assigned = re.match(r"(\w+(?:, \w+)*)\s*[:=]", line)
+        return union(f"{self._naming(name, besides=line):x}" for name in assigned[1].split(", ")) if assigned else 0
 
     def _of_script(self, sources: Sequence[Source], stem: str) -> int:
         """Return who runs a line that names the script, or one of those that it begins."""

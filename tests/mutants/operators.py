@@ -117,10 +117,15 @@ UNCHANGED = {"annotation", "decorator_list", "keywords of ClassDef", "returns", 
 
 
 def walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Give each node but for those parts, what stands under `if TYPE_CHECKING`, and `strict` of a zip, which only asserts something."""
+    """Give each node but for those parts, type variables, and what stands under `if TYPE_CHECKING`.
+
+    Nor `strict` of a zip: it asserts what holds anyway.
+    """
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
         return
     if isinstance(node, ast.keyword) and node.arg == "strict":
+        return
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"TypeVar", "ParamSpec"}:
         return
     yield node
     for name, value in ast.iter_fields(node):

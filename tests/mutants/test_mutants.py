@@ -22,6 +22,7 @@ from tests.mutants.written import Equivalent, Written, load_equivalent, load_wri
 PYTHON = '''\
 """A module's docstring."""
 
+T = TypeVar("T", covariant=True)
 LIMIT = 3  # at module level
 PAGE = 200
 
@@ -143,8 +144,8 @@ def test_an_equivalent_mutant_is_known_by_its_diff_and_place() -> None:
 
 def test_statements_and_places() -> None:
     toy = Source("redisaq/toy.py", PYTHON)
-    assert (toy.place_of(3), toy.place_of(6), toy.place_of(12)) == ("", "Toy", "Toy.step")
-    assert toy.statement_of(12) == (12, 12)
+    assert (toy.place_of(3), toy.place_of(8), toy.place_of(14)) == ("", "Toy", "Toy.step")
+    assert toy.statement_of(14) == (14, 14)
     call = Source("redisaq/toy.py", "def f():\n    if (\n        a\n    ):\n        g(\n            1,\n        )\n")
     assert call.statement_of(6) == (5, 7)
     assert call.statement_of(3) == (2, 4)
@@ -175,8 +176,9 @@ def test_tests_of_a_script_are_those_of_the_line_that_names_it() -> None:
         assert covering.of([scripts, script], script, (1, 1)) == [(1.0, "tests/a.py::one")]
 
 
-def test_tests_of_a_constant_are_those_of_the_lines_that_use_it() -> None:
-    source = Source("redisaq/a.py", "LIMIT = 3\n")
+@pytest.mark.parametrize("text", ["LIMIT = 3\n", "LIMIT: int = 3\n", "LEAST, LIMIT = 1, 3\n"])
+def test_tests_of_a_constant_are_those_of_the_lines_that_use_it(text: str) -> None:
+    source = Source("redisaq/a.py", text)
     covering = covering_of({("redisaq/b.py", "f", "if n > LIMIT:"): {"tests/a.py::one"}, ("redisaq/b.py", "f", "n"): {"tests/a.py::two"}})
     assert covering.of([source], source, (1, 1)) == [(1.0, "tests/a.py::one")]
 
