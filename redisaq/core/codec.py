@@ -120,11 +120,13 @@ def extra_fields(*, key: str | None, headers: Mapping[str, str] | None, timeout:
 def _headers_as_json(headers: object) -> bytes:
     """Return headers as JSON; SerializationError unless they map str to str."""
     if not isinstance(headers, Mapping):
-        raise SerializationError(f"headers must map str to str, not be a {type(headers).__name__}")
+        raise SerializationError(f"headers must be a mapping of str to str, not {name_of(type(headers))}")
     pairs: dict[str, str] = {}
     for name, value in cast("Mapping[object, object]", headers).items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise SerializationError("headers must map str to str")
+        if not isinstance(name, str):
+            raise SerializationError(f"headers must map str to str, and a name is {name_of(type(name))}")
+        if not isinstance(value, str):  # the value itself may be a secret
+            raise SerializationError(f"headers must map str to str, and the value of {shown(name)} is {name_of(type(value))}")
         pairs[str.__str__(name)] = str.__str__(value)
     try:
         return encode_json(pairs)

@@ -43,7 +43,9 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"delay": 1, "at": datetime.now(UTC)}, SettingsError, "not both"),
     *(({"key": value}, SettingsError, "key") for value in (5, b"k", "\udcff")),
     *(({"headers": value}, SerializationError, "headers") for value in ({"a": 1}, {1: "a"}, {"a": None}, {b"a": "b"}, {"a": "\udcff"})),
-    *(({"headers": value}, SerializationError, "headers") for value in ([("a", "b")], "abc", 5)),
+    *(({"headers": value}, SerializationError, "a mapping of str to str, not ") for value in ([("a", "b")], "abc", 5)),
+    ({"headers": {"a": "b", "c": b"secret"}}, SerializationError, "the value of 'c' is bytes"),
+    ({"headers": {1: "a"}}, SerializationError, "a name is int"),
     ({"partition_key": "no such"}, PartitionKeyError, "no such"),
 ]
 
