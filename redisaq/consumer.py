@@ -24,10 +24,10 @@ from redisaq.consuming.pulling import Messages, Offers
 from redisaq.consuming.runtime import ConsumerRuntime, Plan, for_pulling
 from redisaq.consuming.statistics import ConsumerStatistics, statistics_of
 from redisaq.core.codec import EntryDecoder
-from redisaq.describing import name_of, text_of
+from redisaq.describing import name_of, shown, text_of
 from redisaq.environment import current_environment, silence_within, when_forked
 from redisaq.error_groups import leaves_of, split_off
-from redisaq.errors import ConsumerError
+from redisaq.errors import ConsumerError, SettingsError
 from redisaq.events import Event
 from redisaq.logs import logger_for
 from redisaq.message import BatchCallback, Callback, Message
@@ -240,7 +240,13 @@ class Consumer(Generic[T]):
             await self._stop(urgent=False)
 
     def attach(self, actor: Actor[Any]) -> None:
-        """Run an actor of yours beside the consumer's own. The next run starts it after them and stops it before them."""
+        """Run an actor of yours beside the consumer's own. The next run starts it after them and stops it before them.
+
+        Raises:
+            SettingsError: it is not an Actor, but the class of one, for example.
+        """
+        if not isinstance(actor, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            raise SettingsError(f"attach takes an Actor, not {shown(actor)}")
         self._attached.append(actor)
 
     def observe(self, on_event: Callable[[Event], object]) -> None:

@@ -10,7 +10,8 @@ import logging
 import sys
 from collections.abc import Mapping
 
-from redisaq.describing import is_tame, text_of, traceback_of
+from redisaq.describing import is_tame, shown, text_of, traceback_of
+from redisaq.errors import SettingsError
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -34,10 +35,16 @@ def logger_for(name: str, given: logging.Logger | None, *, debug: bool) -> loggi
 
     Args:
         name: of the logger that is used if none is given.
-        given: the user's own.
+        given: the user's own. A LoggerAdapter will do, but not with `debug`, which needs a logger's handlers.
         debug: log from level DEBUG on, whatever the logger's level: through a separate logger of this object, whose records go to the same
             handlers. If no logging has been set up, they go to standard error.
+
+    Raises:
+        SettingsError: `given` is not a logger.
     """
+    kinds = (logging.Logger,) if debug else (logging.Logger, logging.LoggerAdapter)
+    if given is not None and not isinstance(given, kinds):
+        raise SettingsError(f"logger must be a logging.Logger, not {shown(given)}")
     shared = given or logging.getLogger(name)
     if not debug:
         return shared

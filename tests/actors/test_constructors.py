@@ -8,6 +8,7 @@ import logging
 import pydoc
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import fields
 from typing import Any, get_type_hints
@@ -17,6 +18,8 @@ import pytest
 import redisaq
 import redisaq.admin
 from redisaq import Admin, Consumer, Producer
+from redisaq.actors import Actor
+from redisaq.errors import SettingsError
 from redisaq.logs import logger_for
 from redisaq.settings import ConsumerOptions, ConsumerSettings, HandlingOptions
 from tests.actors.group import fresh_url
@@ -57,7 +60,25 @@ def test_two_classes_have_two_names() -> None:
     assert issubclass(redisaq.DeadLetter, Exception)
 
 
+def test_only_actors_are_attached() -> None:
+    """The class instead of an instance is easily given; a run would fail on it later, as a bug would."""
+    consumer = Consumer("jobs", fresh_url())
+    for wrong in (Actor, 5, None):
+        with pytest.raises(SettingsError, match=r"^attach takes an Actor, not "):
+            consumer.attach(wrong)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] -- that is the point
+
+
 # -- logging -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Producer, Consumer])
+def test_what_cannot_log_is_refused(make: Callable[..., object]) -> None:
+    """Before anything is opened: the first line to log would end a consumer. A LoggerAdapter can log, but has no handlers for `debug`."""
+    adapter = logging.LoggerAdapter(logging.getLogger("shop"))
+    make("jobs", fresh_url(), logger=adapter)
+    for wrong, debug in (("shop", False), (5, False), (adapter, True)):
+        with pytest.raises(SettingsError, match=r"^logger must be a logging.Logger, not "):
+            make("jobs", fresh_url(), logger=wrong, debug=debug)
 
 
 def loggers() -> dict[str, int]:
