@@ -20,8 +20,11 @@ from redisaq.run import run
 def server(*, directory: Annotated[str | None, Parameter(name="--dir")] = None) -> int:
     """Run a private Valkey server in the foreground, and print its URLs.
 
-    It runs until SIGINT (Ctrl-C) or SIGTERM. The URLs are embedded://... for redisaq programs on this machine, and unix://... for any
-    client. It listens on a Unix socket that only you can open. The server is shared: it ends with its last user, in any process.
+    It runs until SIGINT (Ctrl-C) or SIGTERM. It listens on a Unix socket that only you can open.
+
+    The URLs are embedded://... for redisaq programs on this machine, and unix://... for any client.
+
+    The server is shared: it ends with its last user, in any process.
 
     Args:
         directory: keep the data in this directory. Without it, the data is in a temporary directory, which is removed at the end.

@@ -35,8 +35,9 @@ def top(
 ) -> int:
     """Show what needs attention and all groups, live.
 
-    Choose a group with the arrow keys and open it with Enter; `?` shows the keys, and `q` quits. If the output is not a terminal, one frame
-    is printed, as with --once.
+    Choose a group with the arrow keys and open it with Enter; `?` shows the keys, and `q` quits.
+
+    If the output is not a terminal, one frame is printed, as with --once.
 
     Args:
         topic: show the groups of this topic only; `esc` shows all.

@@ -25,8 +25,9 @@ def worker(
 ) -> int:
     """Run an App in one or more processes, and keep them running.
 
-    A process that dies is started again; five deaths in a minute end the worker. SIGTERM or Ctrl-C drains: running handlers finish, nothing
-    new begins. A second one stops at once.
+    A process that dies is started again; five deaths in a minute end the worker.
+
+    SIGTERM or Ctrl-C drains: running handlers finish, nothing new begins. A second one stops at once.
 
     Args:
         app: where the App is, as MODULE:NAME, such as shop.jobs:app. Modules are also looked for in the current directory.

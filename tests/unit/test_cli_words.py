@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
 
 from redisaq.cli import demo, main
+from redisaq.cli.command_line import make_commands
 from redisaq.cli.demo import Demo
 from redisaq.errors import ConnectionFailed
 
@@ -43,6 +45,18 @@ def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in out
     assert status_of("server", "--help") == 0
     assert "--dir" in capsys.readouterr().out
+
+
+def test_help_breaks_no_line_inside_a_sentence() -> None:
+    """A docstring's line breaks are printed as they are, whatever the width of the terminal."""
+    commands = make_commands()
+    for name in (*commands, *commands["dead"]):
+        if name.startswith("-"):
+            continue
+        command = (commands["dead"] if name not in commands else commands)[name]
+        text = inspect.getdoc(command.default_command) or ""
+        for paragraph in text.split("\nArgs:")[0].strip().split("\n\n"):
+            assert "\n" not in paragraph, f"{name}: write shorter paragraphs, each of one line"
 
 
 @pytest.mark.parametrize(
