@@ -134,6 +134,18 @@ async def test_the_error_of_the_block_wins_over_the_consumers(url: str, *, alone
 
 
 @TRIO_ALONE  # asyncio's loop ends of it at once
+async def test_the_error_of_the_block_wins_over_a_cancellation_from_outside(url: str) -> None:
+    """As in any task group: it was raised first."""
+
+    async def block() -> None:
+        async with quick(url).messages():
+            scope.cancel()
+            raise ValueError("own")
+
+    with anyio.CancelScope() as scope, pytest.raises(ValueError, match="own"):
+        await block()
+
+
 async def test_an_interrupt_that_the_consumer_ended_of_passes_as_it_is(url: str) -> None:
     """Trio raises it in whichever task runs, and that may be one of the consumer's."""
     consumer = quick(url)

@@ -92,7 +92,8 @@ TRACEBACK = f"""Traceback (most recent call last):
 async def test_summaries_have_what_is_small(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     entries = await delivered(a, group, owned, *digits(4))
     for number, entry in enumerate(entries):
-        why = Failure("TimeoutError", "é" * 200, TRACEBACK, 5, 1_700_000_000_001, 1_700_000_000_002, "m") if number else None
+        traceback = TRACEBACK.replace("in charge", "in refund") if number == 1 else TRACEBACK
+        why = Failure("TimeoutError", "é" * 200, traceback, 5, 1_700_000_000_001, 1_700_000_000_002, "m") if number else None
         fields = (b"i", b"%d" % number, b"d", b"x" * 10_000, *((b"k", b"key") if number else ()))
         await resolve(a, group, owned, Resolution("stream", "dead", Body(entry[0], fields, 0, 5, why)))
     ids = [one.dead_id for one in await dead(a, group)]
@@ -107,9 +108,11 @@ async def test_summaries_have_what_is_small(a: Broker, b: Broker, group: GroupNa
     alike = DeadKind(2, ids[3], ids[2], b"TimeoutError", found[0].error, frame)
     assert await b.do(CountDead(group, 0, b"", 2, 7)) == CountedDead(2, ids[2], (alike,))
     counted = await b.do(CountDead(group, 0, ids[2], 5, 7))
-    rest = (DeadKind(1, ids[1], ids[1], b"TimeoutError", found[0].error, frame), DeadKind(1, ids[0], ids[0]))
+    other = DeadKind(1, ids[1], ids[1], b"TimeoutError", found[0].error, (*frame[:2], b"refund"))
+    rest = (other, DeadKind(1, ids[0], ids[0]))
     assert counted == CountedDead(2, ids[0], rest)
     assert await b.do(CountDead(group, 0, ids[0], 5, 7)) == CountedDead(0, b"", ())
+    assert (await b.do(CountDead(group, 0, b"", 9, 7))).kinds == (alike, *rest), "another function is another failure"
     whole = (await dead(a, group))[::-1]
     assert await b.do(ReadNewestDead(group, 0, b"", 3)) == whole[:3]
     assert await b.do(ReadNewestDead(group, 0, ids[2], 3)) == whole[2:]
