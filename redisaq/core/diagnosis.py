@@ -199,7 +199,8 @@ def _cluster(seen: Examination) -> Iterator[Finding]:
 def _failover(seen: Examination) -> Iterator[Finding]:
     """Compare the time that a failover takes with that for which a lease lasts."""
     if timeout := _number(_setting(seen, "cluster-node-timeout")) / 1000:
-        fix = f"CONFIG SET cluster-node-timeout {_rounded(_lease(seen) / FAILOVER)}"
+        most = _rounded(_lease(seen) / FAILOVER)
+        fix = f"CONFIG SET cluster-node-timeout {most}" if most > 0 else ""
         yield _takes(seen, FAILOVER * timeout, f"cluster-node-timeout {timeout:g} s", fix, "when the topic's node fails")
 
 
@@ -214,7 +215,8 @@ def _sentinels(seen: Examination) -> Iterator[Finding]:
     else:
         yield Finding("ok", "sentinels", text)
     if after := _number(seen.watched.get("down-after-milliseconds")) / 1000:
-        fix = f"SENTINEL SET {seen.watched.get('name', '')} down-after-milliseconds {_rounded(_lease(seen) - ELECTION)} (at each sentinel)"
+        most, name = _rounded(_lease(seen) - ELECTION), seen.watched.get("name", "")
+        fix = f"SENTINEL SET {name} down-after-milliseconds {most} (at each sentinel)" if most > 0 else ""
         yield _takes(seen, after + ELECTION, f"down-after-milliseconds {after:g} s", fix, "when the primary fails")
 
 
@@ -224,13 +226,13 @@ def _lease(seen: Examination) -> float:
 
 
 def _takes(seen: Examination, seconds: float, because: str, fix: str, when: str) -> Finding:
-    """Return the finding on a failover that takes so long."""
+    """Return the finding on a failover that takes so long; without a `fix`, no setting makes it shorter than a lease."""
     if seconds <= _lease(seen):
         return Finding("ok", "failover", f"takes about {seconds:.0f} s ({because})")
     which = f"the default heartbeat_ttl of {TTL:g} s" if seen.ttl is None else f"the heartbeat_ttl of {seen.ttl[0]:g} s in {seen.ttl[1]}"
     text = (
         f"a failover takes about {seconds:.0f} s ({because}), longer than a lease lasts with {which}: "
-        f"{when}, all of a group's leases run out. Lower the setting everywhere, or give consumers "
+        f"{when}, all of a group's leases run out. {'Lower the setting everywhere, or give' if fix else 'Give'} consumers "
         f"heartbeat_ttl={math.ceil(seconds / MARGIN) + 1}"
     )
     return Finding("warning", "failover", text, fix)

@@ -216,6 +216,19 @@ def test_a_failover_is_compared_with_the_groups_own_leases() -> None:
     assert long.level == "ok"
 
 
+@pytest.mark.parametrize("ttl", [0.5, 2.0])
+def test_no_setting_is_advised_that_a_server_would_refuse(ttl: float) -> None:
+    """A lease is shorter than any failover: then only a longer lease helps."""
+    watched = {"name": "main", "down-after-milliseconds": "5000", "num-other-sentinels": "2", "quorum": "2"}
+    behind_sentinels = replace(GOOD, watched=watched, ttl=(ttl, "group g of t"))
+    config = CONFIG | {"cluster-node-timeout": "5000"}
+    in_a_cluster = replace(GOOD, config=config, clustered=True, ttl=(min(ttl, 0.9), "group g of t"))
+    for examined, least in ((behind_sentinels, 9), (in_a_cluster, 11)):
+        (found,) = [one for one in diagnose(examined) if one.about == "failover"]
+        assert (found.level, found.fix) == ("warning", "")
+        assert found.text.endswith(f"run out. Give consumers heartbeat_ttl={least}")
+
+
 def test_the_memory_broker() -> None:
     assert diagnose(Examination("", memory_only=True)) == [
         Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")
