@@ -100,8 +100,8 @@ class Sender:
         self._round_robin: RoundRobin | None = None
         self._environment = Environment()
         self._knowledge = self._nothing_known()
-        # For each enqueue that others wait for: the event to set once it no longer blocks these partitions (E4).
-        self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int]]] = {}
+        # For each enqueue that others wait for: the event to set once it no longer blocks these partitions, or is placed again (E4).
+        self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int], int]] = {}
         self.state: TopicState | None = None
         self._states: dict[int, TopicState] = {}  # by generation: what is sent is named as when it was placed (E6)
         self.retried = 0
@@ -137,7 +137,7 @@ class Sender:
         self._states.clear()
         self._knowledge = self._nothing_known()
         waiting, self._waiting = self._waiting, {}
-        for event, _ in waiting.values():
+        for event, _, _ in waiting.values():
             event.set()
 
     def _nothing_known(self) -> Knowledge:
@@ -414,14 +414,14 @@ class Sender:
         return True
 
     async def _wait_for_turn(self, behind: Enqueue, give_up_at: float) -> None:
-        event, _ = self._waiting.setdefault(behind, (anyio.Event(), behind.holds))
+        event, _, _ = self._waiting.setdefault(behind, (anyio.Event(), behind.holds, behind.generation))
         with anyio.move_on_after(give_up_at - self._environment.monotonic()):
             await event.wait()
 
     def _let_pass(self, enqueue: Enqueue) -> None:
-        """Wake those that wait for an enqueue if it blocks fewer partitions than before (E4)."""
+        """Wake those that wait for an enqueue if it blocks others than before (E4): what is outdated blocks all partitions."""
         waiting = self._waiting.get(enqueue)
-        if waiting is not None and waiting[1] != enqueue.holds:
+        if waiting is not None and waiting[1:] != (enqueue.holds, enqueue.generation):
             del self._waiting[enqueue]
             waiting[0].set()
 

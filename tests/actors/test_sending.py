@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,13 @@ from msgspec.structs import replace
 from redisaq import Admin, Producer
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.producing import Find
-from redisaq.brokers.steps.topics import TopicState
+from redisaq.brokers.steps.topics import Terms, TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.enqueueing import Enqueue, Outgoing, Pause, Send, WaitForTurn
 from redisaq.core.entry_ids import format_id
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
+from redisaq.producing.sender import Sender
 from tests.actors.group import Backend, on_both, play, produce, quick, store_of
 from tests.actors.hooked import HookedBroker
 from tests.changing_steps import Do, change_step
@@ -468,3 +471,48 @@ def test_e1_no_change_of_an_admin_is_sent_before_what_broke_is_killed(backend: B
     changes = [step for step in steps if step in {"set_paused", "kill"}]
     assert changes == ["set_paused", *["kill"] * (kills_break + 1), "set_paused", "set_paused"]
     assert killed[-1] == [1]
+
+
+# -- waiting for an earlier call -----------------------------------------------------------------------------------------------------------
+
+
+def test_e4_what_waits_for_an_outdated_call_goes_on_once_that_is_placed_again() -> None:
+    """After a growth it blocked all partitions. Placed again it blocks its own alone, whose node is away."""
+
+    async def scenario(_url: str) -> bool:
+        away = ConnectionFailed("redis://a", "the node is away")
+        away.of_node = True
+        terms = Terms(send_timeout=30.0)
+        sender = Sender("jobs", init_partitions=2, maxlen=None, approximate=True, max_backlog=None, terms=terms)
+        known = sender._knowledge
+        known.topic_is(0, 2, 0.0, acked=False)
+        known.named([(0, b"1-0"), (1, b"1-0")], "run")
+        zero = next(key for key in map(str, range(100)) if partition_for(key, 4) == 0)
+        earlier = Enqueue(known, [Outgoing("a", zero, [])], 30.0)
+        assert isinstance(earlier.next(0.0), Send)
+        earlier.broke(away)
+        known.topic_is(1, 4, 0.0, acked=False)
+        later = Enqueue(known, [Outgoing("b", next(key for key in map(str, range(100)) if partition_for(key, 4) == 1), [])], 30.0)
+        assert later.next(0.0) == WaitForTurn(earlier)
+        passed = anyio.Event()
+
+        async def wait() -> None:
+            await sender._wait_for_turn(earlier, math.inf)
+            passed.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.sleep(1)
+            for _ in range(2):
+                if isinstance(earlier.next(0.0), Pause):
+                    earlier.paused()
+                else:
+                    earlier.broke(away)  # it cannot learn where its stream ends
+                sender._let_pass(earlier)
+            await anyio.sleep(1)
+            tasks.cancel_scope.cancel()
+        later.paused()
+        assert not isinstance(later.next(0.0), WaitForTurn)
+        return passed.is_set()
+
+    assert play(scenario, "asyncio")
