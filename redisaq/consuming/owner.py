@@ -110,8 +110,8 @@ class PartitionOwner(Actor[Drain]):
             with owned.scope():
                 if await self._take_unless_drained():
                     await self._work()
+            self._taken(owned.partition)  # at the latest now; after a failure it never will be
         finally:
-            self._taken(owned.partition)
             with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(ServerError):  # the failure itself is what is raised
                 await self._say_farewell()
             if not self._released:

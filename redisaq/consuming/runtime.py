@@ -197,11 +197,13 @@ class ConsumerRuntime:
                     if self._stopping is not None:
                         self._tell_leave()
                     await self._left.wait()
-        finally:
+        except BaseException:  # it is not ready, and will not be: `run` raises this
             self.supervisor = None
-            self._ready.set()
-            if not self._left.is_set() and not self._patience.cancelled_caught:
+            if not self._left.is_set():
                 await self._say_farewell()
+            raise
+        self.supervisor = None
+        self._ready.set()  # perhaps it has ended before it was
 
     async def _say_farewell(self) -> None:
         """Leave after a failure, so that the others need not wait for the lease to run out: nothing runs here any more."""

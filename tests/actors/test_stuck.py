@@ -182,6 +182,26 @@ def test_what_does_not_pass_ends_the_consumer(backend: Backend, step: str, text:
     virtual_run(main, backend=backend)
 
 
+@pytest.mark.parametrize("step", ["heartbeat", "install"])
+@each_backend
+def test_what_fails_before_the_first_assignment_has_never_started(backend: Backend, step: str) -> None:
+    """`nursery.start` raises the error, so that no program goes on as if messages were handled now."""
+
+    async def main() -> None:
+        url, notebook = fresh_url(), Notebook()
+        consumer = member(url, notebook, lambda name, _args: ServerError("NOPERM for this test") if name == step else None)
+        async with Producer("jobs", url, init_partitions=1) as producer:
+            await producer.enqueue({"n": 0})
+        async with anyio.create_task_group() as tasks:
+            with pytest.raises(ConsumerError, match="NOPERM"):
+                await tasks.start(consumer.process, notebook.handle)
+        with pytest.raises(ConsumerError, match="NOPERM"):
+            async with consumer.messages():
+                pytest.fail("the block was entered")
+
+    virtual_run(main, backend=backend)
+
+
 @each_backend
 def test_a_slow_handler_or_a_pause_is_no_trouble(backend: Backend) -> None:
     async def main() -> None:
