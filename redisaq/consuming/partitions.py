@@ -108,5 +108,6 @@ class PartitionSupervisor(Actor[Order]):
 
     async def _begin(self, order: Acquire) -> None:
         owner = self._owner_for(order, self.ref.tell_nowait)  # the mailbox has room for one from every partition
-        self.owners[order.partition] = owner, await self._supervisor.start(owner)
+        self.owners[order.partition] = owner, owner.ref  # before it starts, so that a stop of the consumer reaches it at any moment
+        await self._supervisor.start(owner)
         self._changed(len(self.owners))

@@ -55,3 +55,25 @@ async def test_its_end_is_reported(way: Lose | Revoke) -> None:
             await ref.tell(way)
             await heard.wait()
     assert told == [Ended(0, 2, "b", released=True)]
+
+
+async def test_one_that_only_just_starts_is_there_for_a_stop() -> None:
+    """A consumer that stops lets no owner begin a handler: it asks for all of them, in no time."""
+    starts, go_on = anyio.Event(), anyio.Event()
+
+    class Starting(SlowOwner):
+        async def on_start(self) -> None:
+            starts.set()
+            await go_on.wait()
+
+    async def ended(_end: Ended, _owned: OwnedPartition | None) -> None:
+        raise AssertionError
+
+    partitions = PartitionSupervisor(lambda order, _: cast("PartitionOwner", Starting(order)), ended, lambda _: None)
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            ref = await supervisor.start(partitions)
+            await ref.tell(Acquire(0, 1, Lease("a", 60.0, Environment())))
+            await starts.wait()
+            assert list(partitions.owners) == [0]
+            go_on.set()
