@@ -33,7 +33,7 @@ from redisaq.core.in_flight import WAITING, Counting, Flight
 from redisaq.core.records import Body
 from redisaq.core.retry import sole
 from redisaq.environment import Environment
-from redisaq.error_groups import split_off
+from redisaq.error_groups import leaves_of, split_off
 from redisaq.message import Message
 from redisaq.middleware import Middleware, through
 from redisaq.outcomes import PartialFailure
@@ -413,8 +413,12 @@ def _check_run(result: object) -> None:
 
 
 def _own_cancellation(error: BaseException) -> bool:
-    """True if it is a cancellation that nothing outside the handler requested (which occurs only on asyncio)."""
-    return isinstance(error, anyio.get_cancelled_exc_class()) and not anyio.get_current_task().has_pending_cancellation()
+    """True if it is a cancellation that nothing outside the handler requested (which occurs only on asyncio), or a group with such."""
+    cancelled = anyio.get_cancelled_exc_class()
+    leaves = list(leaves_of(error))
+    if not any(isinstance(leaf, cancelled) for leaf in leaves) or not all(isinstance(leaf, (cancelled, Exception)) for leaf in leaves):
+        return False
+    return not anyio.get_current_task().has_pending_cancellation()
 
 
 def parted(error: BaseException) -> tuple[Exception | None, BaseException]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
 import pytest
 
-from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, RetryAfter, RetryPolicy
-from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce
+from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, RetryAfter, RetryPolicy, events
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, Notebook, fresh_url, produce
 from tests.actors.test_failures import SOON, dead_letters, run
 
 pytestmark = IN_VIRTUAL_TIME
@@ -66,3 +67,25 @@ async def test_several_errors_at_once_are_a_failure_as_any_other(url: str) -> No
     (dead,) = await dead_letters(url)
     assert dead.failure is not None
     assert dead.failure.error_type == "ExceptionGroup"
+
+
+@ASYNCIO_ALONE
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_cancellation_among_errors_that_a_handler_gathered_is_a_failure(url: str, *, batch: bool) -> None:
+    """It awaited something that was cancelled, and raises all that went wrong as one group. That is no end of the consumer."""
+    await produce(url, 1)
+    notebook = Notebook()
+
+    async def handle(_messages: Any) -> None:
+        call = asyncio.ensure_future(asyncio.sleep(60))
+        call.cancel()
+        gathered = await asyncio.gather(call, _raise(ValueError("no")), return_exceptions=True)
+        raise BaseExceptionGroup("not all was done", [one for one in gathered if one is not None])
+
+    consumer = Consumer("jobs", url, retry=RetryPolicy(max_attempts=2, backoff=0.01), on_event=notebook.note)
+    with anyio.fail_after(15):
+        await (consumer.process_batch if batch else consumer.process)(handle, until_empty=True)
+    assert [event.attempt for event in notebook.of(events.MessageFailed)] == [1, 2]
+    (dead,) = await dead_letters(url)
+    assert dead.failure is not None
+    assert "cancelled" in dead.failure.error
