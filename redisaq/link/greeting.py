@@ -26,6 +26,8 @@ NAMELESS = (
 
 CLUSTER = "this is a node of a cluster: begin the URL with redis+cluster:// (rediss+cluster:// for TLS)"
 
+SENTINEL = "this is a sentinel: name it and the service in the URL, as in redis+sentinel://host1,host2/service (rediss+sentinel:// for TLS)"
+
 LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
 """Error codes that mean that a connection is not, or no longer, logged in. Nothing was executed; the next log-in reports the reason."""
 
@@ -74,6 +76,7 @@ async def greet(line: Line, address: Address, name: str, *, in_cluster: bool = F
             raise _renamed(address)
         raise _too_old(address, "older than 6.0", "7.0") if _unknown(answered) else _refusal(address, answered)
     hello_map = cast("dict[bytes, object]", answered)
+    _refuse_sentinel(hello_map, address)
     if isinstance(info, ServerError) and info.code in _PASSING:
         raise _refusal(address, info)
     facts = _facts(info)
@@ -97,6 +100,11 @@ async def greet(line: Line, address: Address, name: str, *, in_cluster: bool = F
         eviction=facts.get("maxmemory_policy", ""),
         role=facts.get("role", ""),
     )
+
+
+def _refuse_sentinel(hello: Mapping[bytes, object], address: Address) -> None:
+    if hello.get(b"mode") == b"sentinel":
+        raise ConnectionFailed(address.display, SENTINEL, permanent=True)
 
 
 async def _refuse_cluster(line: Line, address: Address) -> None:

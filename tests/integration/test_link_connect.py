@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from redisaq.brokers import open_broker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.topics import ReadTopics
 from redisaq.environment import Environment
@@ -283,6 +284,20 @@ async def test_a_cluster_is_named(masters: int) -> None:
         with pytest.raises(ConnectionFailed, match=r"this is a node of a cluster: begin the URL with redis\+cluster:") as failed:
             await link.connect()
         assert failed.value.permanent
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_a_sentinel_is_named(scheme: str) -> None:
+    answers = {
+        "HELLO": hello("7.2.4").replace(b"%4", b"%5", 1) + bulk("mode") + bulk("sentinel"),
+        "SELECT": b"-ERR unknown command 'SELECT', with args beginning with: '0'\r\n",
+    }
+    with FakeServer(usual_answers() | answers) as fake:
+        broker = open_broker(f"{scheme}://127.0.0.1:{fake.port}", "any")
+        with pytest.raises(ConnectionFailed, match=r"this is a sentinel: .* as in redis\+sentinel://host1,host2/service") as failed:
+            await broker.connect()
+        assert failed.value.permanent
+        await broker.close()
 
 
 async def test_a_moved_slot_says_that_it_is_a_cluster() -> None:
