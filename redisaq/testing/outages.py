@@ -194,6 +194,9 @@ class Outages:
             check_count("partition", partition, least=0)
         if topic not in self._store.topic_names:
             raise SettingsError(f"there is no topic {topic!r} of which a slot could be lost")
+        state = self._store.topics.get(topic)  # None: the slot with the count was lost before
+        if partition is not None and state is not None and partition >= state.partitions:
+            raise SettingsError(f"there is no partition {partition} of which the slot could be lost: topic {topic} has {state.partitions}")
         before = self._store.seen()
         for held in (self._store, self._replica) if self._replica is not None else (self._store,):
             if partition is None:

@@ -190,7 +190,7 @@ class Simulation:
         """Spread the server's slots over nodes, of which each fails over by itself. Call this before anything takes part.
 
         The first node has what coordinates topics and groups. The partitions are dealt out to the others in turn: with one node more than
-        the topic has partitions, each slot is alone. The fault "failover" then befalls the node to which the operation goes, which is away
+        the topic has partitions, each slot is alone. The fault "failover" then hits the node to which the operation goes, which is away
         for as long as what it forgets.
 
         Args:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
 
+from redisaq.describing import shown
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.settings import check_callable
@@ -46,7 +47,7 @@ def virtual_run(
     Args:
         main: a coroutine function.
         args: the arguments of `main`.
-        seed: selects the interleaving.
+        seed: a whole number that selects the interleaving.
         backend: "trio" or "asyncio".
         limits: when to stop a run that does not end. Default: never.
 
@@ -54,7 +55,7 @@ def virtual_run(
         VirtualTimeExceeded: the run exceeded its limits.
         VirtualDeadlock: every task waits, and nothing is left that could wake one.
         VirtualTimeUnavailable: this version of Python or trio lacks a part that virtual time needs.
-        SettingsError: there is no such backend, or `main` is not callable.
+        SettingsError: there is no such backend, `seed` is not a whole number, or `main` is not callable.
         RuntimeError: an event loop is already running in this thread.
         Exception: any exception that `main` raises.
     """
@@ -64,6 +65,8 @@ def virtual_run(
             "a test without `async`, or let @pytest.mark.redisaq_seeds run the coroutine test"
         )
     check_callable("main", main)
+    if not isinstance(seed, SupportsIndex):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types; None would be chance
+        raise SettingsError(f"seed must be a whole number, not {shown(seed)}: otherwise no run could be repeated")
     watch, freezer = Watch(limits), Freezer()
     random = Random(seed)  # noqa: S311 -- reproducible chance is the point
 

@@ -145,6 +145,9 @@ def test_a_scenario_that_asks_for_what_cannot_be(backend: Backend) -> None:
             await sim.lose_slot("orders", -1)
         with pytest.raises(SettingsError, match="there is no topic 'other'"):
             await sim.lose_slot("other")
+        await sim.producer("orders").enqueue(1)
+        with pytest.raises(SettingsError, match="no partition 1 of which the slot could be lost: topic orders has 1"):
+            await sim.lose_slot("orders", 1)
         with pytest.raises(SettingsError, match="handler"):
             sim.member("b", "orders", None)  # type: ignore[arg-type]
 

@@ -395,6 +395,13 @@ def test_what_cannot_be_called() -> None:
         virtual_run("main")  # type: ignore[arg-type]
 
 
+def test_a_seed_is_a_number() -> None:
+    """None would seed the run with chance, so that nothing could repeat it."""
+    for wrong in (None, "7", 1.5):
+        with pytest.raises(SettingsError, match="seed must be a whole number"):
+            virtual_run(fail, seed=wrong)  # type: ignore[arg-type]
+
+
 @both
 def test_the_time_of_a_call_is_virtual_too(backend: Backend) -> None:
     async def main() -> list[float]:
