@@ -265,18 +265,19 @@ class Environment:
     pid: Callable[[], int] = os.getpid
 
     def bound(self) -> Environment:
-        """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.
+        """Return this environment with the clock of the running event loop: cheap to read, and by any thread.
 
-        `anyio.current_time` looks the loop up each time, which costs more than most handlers' bookkeeping. A loop's own clock is the same
-        one, virtual or not. But uvloop's does not change within one round of the loop, and a process that was paused must see that time has
-        passed.
+        It is read for each message. `anyio.current_time` looks the loop up each time, which costs more than most handlers' bookkeeping, and
+        is not there for a thread that only reads statistics. A loop's own clock is the same one, virtual or not. But uvloop's does not
+        change within one round of the loop, and a process that was paused must see that time has passed.
         """
         if self.clock is not anyio.current_time:
             return self
         loop = anyio.lowlevel.current_token().native_token
         own: Callable[[], float] | None = getattr(loop, "time", None)
-        if own is None:  # trio
-            return self
+        if own is None:
+            trio: Any = sys.modules["trio"]
+            own = trio.lowlevel.current_clock().current_time
         return replace(self, clock=time.monotonic if type(loop).__module__.startswith("uvloop") else own)
 
     def new_id(self) -> str:

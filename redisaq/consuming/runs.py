@@ -74,11 +74,12 @@ class Runs:
                 self._bulletin.publish(events.HandlerSlow, flight, took=now - run.began, waited=run.waited)
 
     def running(self, partitions: Iterable[OwnedPartition]) -> list[tuple[Flight, float]]:
-        """Return what runs now, and for how many seconds, longest first."""
-        now = self._clock()
-        for flight in (found := list(_running(partitions))):
-            self._runs[flight] = self._seen(flight, now)
-        return sorted(((flight, now - self._runs[flight].began) for flight in found), key=lambda one: -one[1])
+        """Return what runs now, and for how many seconds, longest first. Another thread may ask, while runs end here."""
+        now, found = self._clock(), list[tuple[Flight, float]]()
+        for flight in list(_running(partitions)):
+            run = self._runs[flight] = self._seen(flight, now)
+            found.append((flight, now - run.began))
+        return sorted(found, key=lambda one: -one[1])
 
     def _seen(self, flight: Flight, now: float) -> Run:
         run = self._runs.get(flight)

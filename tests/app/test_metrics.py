@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
@@ -200,3 +202,27 @@ def test_names_are_found_in_expressions() -> None:
     text = 'histogram_quantile(0.9, sum by (le, topic) (rate(a_bucket{x="b_c", y=~"d"}[$__rate_interval]))) > 5 and on (z) e_total'
     assert names_of(text) == {"a_bucket", "e_total"}
     assert names_of("sum(f) / max by (x) (g{})") == {"f", "g"}
+
+
+@pytest.mark.anyio
+async def test_another_thread_may_scrape() -> None:
+    """`prometheus_client.start_http_server` does, in a thread that knows of no event loop."""
+    app, registry, scraped = App("memory://scraped"), CollectorRegistry(), list[str]()
+    orders, running = app.topic("orders", int), anyio.Event()
+    Metrics(registry).watch(app)
+
+    @orders.consumer("billing")
+    async def bill(_: Message[int]) -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(app.serve)
+        await orders.enqueue(1)
+        await running.wait()
+        thread = threading.Thread(target=lambda: scraped.append(generate_latest(registry).decode()))
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join)
+        tasks.cancel_scope.cancel()
+    assert re.search("^redisaq_handlers_running.* 1.0$", scraped[0], re.MULTILINE)
+    assert re.search("^redisaq_consumers_healthy.* 1.0$", scraped[0], re.MULTILINE)
