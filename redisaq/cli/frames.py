@@ -117,7 +117,7 @@ def _keys() -> Table:
 def _attention(found: Sequence[Attention], well: str) -> list[RenderableType]:
     title = Text("NEEDS ATTENTION" + (f" ({len(found)})" if found else ""), style=MUTED)
     if not found:
-        return [title, _line(("✓ ", GOOD), well)] if well else []
+        return [title, _line(("✓ ", GOOD), plain(well))] if well else []
     subjects = [_line((plain(one.subject), "bold")) for one in found[:ATTENTION]]
     room = min(32, max(subject.cell_len for subject in subjects))
     lines: list[Text] = []
@@ -351,10 +351,9 @@ def _members(group: GroupView, width: int) -> RenderableType:
             bar = _line(("━" * full, BAD if style else MUTED), ("·" * (10 - full), "grey23"))
         since = "" if member.since is None else clock(member.since, seconds=False)
         owns = str(len(member.owns)) if width < CURVE or not member.owns else ranges(member.owns)
-        who = plain(member.place) + (" (waits)" if member.waiting else "")
-        table.add_row(
-            Text(f" {member.tag} ", style=_colour(member.slot)), who, plain(member.version), since, owns, Text(beat, style=style), bar
-        )
+        who = Text(plain(member.place) + (" (waits)" if member.waiting else ""))  # a str would be read as markup
+        version = Text(plain(member.version))
+        table.add_row(Text(f" {member.tag} ", style=_colour(member.slot)), who, version, since, owns, Text(beat, style=style), bar)
     if len(group.members) > ROWS:
         table.add_row("", Text(f"and {len(group.members) - ROWS} more", style=MUTED))
     return table

@@ -172,10 +172,13 @@ def test_a_group_that_is_gone() -> None:
 
 
 def test_what_users_named_cannot_move_the_cursor() -> None:
-    hostile = group("evil\x1b[2J", "g\u202eroup", members=(member(0, host="h\x07"),))
-    found = snapshot(topic("evil\x1b[2J", hostile), attention=(structs.replace(BEHIND, subject="evil\x1b[2J"),))
+    hostile = group("evil\x1b[2J", "g\u202eroup", members=(member(0, host="h\x07[/b]", version="[/x]"),))
+    hostile_topic = topic("evil\x1b[2J", hostile)
+    found = snapshot(hostile_topic, attention=(structs.replace(BEHIND, subject="evil\x1b[2J"),))
     text = shown(found) + shown(found, Choice(open=("evil\x1b[2J", "g\u202eroup")))
+    text += shown(snapshot(hostile_topic, well="Nothing. cleared by \x1b[2J"))
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert "[/b]" in text
     assert "evil\\x1b[2J" in text
 
 
