@@ -7,8 +7,8 @@ payload cannot move the cursor. Answers go to standard output, and everything el
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -40,6 +40,12 @@ Most = Annotated[int, Parameter(validator=Number(gte=0))]
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="")]
 
+
+ROWS = 1000
+"""Rows of one table of `show_list`: a longer list is printed as several, so that it needs no more memory."""
+
+NUMBERS = ("partition", "deliveries", "attempts")
+"""Columns of such tables that hold numbers."""
 
 WIDE = 10_000
 """Columns if the output is not a terminal, so that lines for other programs are not wrapped."""
@@ -131,6 +137,70 @@ def table(*heads: str, rows: Iterable[Sequence[object]], right: Iterable[str] = 
     for row in rows:
         made.add_row(*(Text(plain(str(cell))) for cell in row))
     return made
+
+
+def show_list(
+    place: Place,
+    look: Callable[[Admin], AsyncIterator[T]],
+    limit: int,
+    row: Callable[[T], Sequence[object]],
+    *,
+    heads: Sequence[str],
+    form: Callable[[T], object],
+    nothing: str,
+    total: Callable[[Admin], Awaitable[int]] | None = None,
+) -> int:
+    """Print a list while it is read: as lines of JSON, or as tables of ROWS rows. Return the exit status.
+
+    Args:
+        place: the server.
+        look: returns what is to be printed.
+        limit: the most of it; 0: all.
+        row: makes a row of a table of one of them.
+        heads: the table's columns.
+        form: makes what is printed as JSON of one of them.
+        nothing: what to print if there is none.
+        total: returns how many there are, if that can be said without reading them.
+    """
+
+    async def main() -> None:
+        rows: list[Sequence[object]] = []
+        count, more = 0, ""
+
+        def flush() -> None:
+            if rows:
+                made = table(*heads, rows=rows, right=NUMBERS)
+                rows.clear()
+                place.show(None, lambda: [made])
+
+        async with place.admin() as admin, _closing(look(admin)) as found:
+            async for one in found:
+                if limit and count == limit:
+                    left = "" if total is None or place.json else f"{await total(admin) - count} "
+                    more = f"… and {left}more: use --limit 0 for all"
+                    break
+                count += 1
+                if place.json:
+                    print(as_json(form(one)), flush=True)
+                    continue
+                rows.append(row(one))
+                if len(rows) == ROWS:
+                    flush()
+        flush()
+        if not place.json and (more or not count):
+            print(more or nothing)
+
+    run(main)
+    return 0
+
+
+@asynccontextmanager
+async def _closing(found: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
+    try:
+        yield found
+    finally:
+        if isinstance(found, AsyncGenerator):
+            await found.aclose()
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:

@@ -17,7 +17,24 @@ from cyclopts import App as Commands, Parameter
 from msgspec.structs import replace
 
 from redisaq.admin import Admin, DeadKinds, DeadMessage, Treat
-from redisaq.cli.common import NO, Dash, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
+from redisaq.cli.common import (
+    NO,
+    Dash,
+    DryRun,
+    Most,
+    Place,
+    Refused,
+    Yes,
+    as_json,
+    confirm,
+    moment,
+    plain,
+    progress,
+    run,
+    short,
+    show_list,
+    table,
+)
 
 HERE = Place()
 AT_ONCE = 5000
@@ -94,38 +111,15 @@ def list_(
         place: the server.
     """
 
-    async def look() -> tuple[list[DeadMessage], int]:
-        async with place.admin() as admin:
-            total = (await admin.group(topic, group)).dead
-            found: list[DeadMessage] = []
-            async with contextlib.aclosing(letters(admin, topic, group, newest=newest)) as all_letters:
-                async for letter in all_letters:
-                    if place.json:
-                        print(as_json(shown(letter)), flush=True)
-                    found.append(letter)
-                    if len(found) == limit:
-                        break
-                    if place.json and not limit:
-                        found.clear()
-            return found, total
+    def row(one: DeadMessage) -> tuple[object, ...]:
+        return one.msg_id or one.dead_id, one.partition, one.attempts, moment(one.died_at), short(f"{one.error_type}: {one.error}")
 
-    found, total = run(look)
-    if place.json:
-        return 0
+    async def total(admin: Admin) -> int:
+        return (await admin.group(topic, group)).dead
+
+    look = lambda admin: letters(admin, topic, group, newest=newest)  # noqa: E731 -- as for other lists
     heads = ("message", "partition", "attempts", "died", "error")
-    rows = [
-        (
-            one.msg_id or one.dead_id,
-            one.partition,
-            one.attempts,
-            moment(one.died_at),
-            short(f"{one.error_type}: {one.error}"),
-        )
-        for one in found
-    ]
-    more = [f"… and {total - len(found)} more: use --limit 0 for all"] if len(found) < total and limit else []
-    place.show(None, lambda: [table(*heads, rows=rows, right=("partition", "attempts")), *more] if rows else ["no dead letters"])
-    return 0
+    return show_list(place, look, limit, row, heads=heads, form=shown, nothing="no dead letters", total=total)
 
 
 @dead.command

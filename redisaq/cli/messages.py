@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from redisaq.admin import Admin, DelayedMessage, GroupStanding, PendingMessage, RetryMessage, StoredMessage, StreamMessage, Whereabouts
-from redisaq.cli.common import NO, SERVER, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
+from redisaq.cli.common import NO, SERVER, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, show_list, table
 from redisaq.cli.dead import shown as shown_letter
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching.words import remedy
 
 HERE = Place()
-ROWS = 1000
-"""Rows of one table: a longer list is printed as several."""
-
-M = TypeVar("M", bound=StoredMessage)
 
 
 def shown(message: StoredMessage) -> dict[str, Any]:
@@ -55,7 +51,7 @@ def pending(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE
         )
 
     heads = ("message", "partition", "owner", "since", "deliveries", "payload")
-    return _list(place, lambda admin: admin.pending(topic, group), limit, row, heads=heads, nothing="nothing is pending")
+    return show_list(place, lambda admin: admin.pending(topic, group), limit, row, heads=heads, form=shown, nothing="nothing is pending")
 
 
 def retries(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
@@ -72,7 +68,9 @@ def retries(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE
         return one.msg_id or one.entry_id, one.partition, moment(one.due), one.attempts, short(f"{one.error_type}: {one.error}")
 
     heads = ("message", "partition", "due", "attempts", "error")
-    return _list(place, lambda admin: admin.retries(topic, group), limit, row, heads=heads, nothing="no message waits for a retry")
+    return show_list(
+        place, lambda admin: admin.retries(topic, group), limit, row, heads=heads, form=shown, nothing="no message waits for a retry"
+    )
 
 
 def delayed(topic: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
@@ -88,48 +86,7 @@ def delayed(topic: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
         return one.msg_id, one.partition, moment(one.due), one.key or "-", _payload(one)
 
     heads = ("message", "partition", "due", "key", "payload")
-    return _list(place, lambda admin: admin.delayed(topic), limit, row, heads=heads, nothing="no message is delayed")
-
-
-def _list(
-    place: Place,
-    look: Callable[[Admin], AsyncIterator[M]],
-    limit: int,
-    row: Callable[[M], tuple[object, ...]],
-    *,
-    heads: Sequence[str],
-    nothing: str,
-) -> int:
-    """Print messages, as lines of JSON or as tables."""
-
-    async def main() -> None:
-        rows: list[tuple[object, ...]] = []
-        count, more = 0, False
-
-        def flush() -> None:
-            if rows:
-                made = table(*heads, rows=rows, right=("partition", "deliveries", "attempts"))
-                rows.clear()
-                place.show(None, lambda: [made])
-
-        async with place.admin() as admin:
-            async for message in look(admin):
-                if limit and count == limit:
-                    more = True
-                    break
-                count += 1
-                if place.json:
-                    print(as_json(shown(message)), flush=True)
-                    continue
-                rows.append(row(message))
-                if len(rows) == ROWS:
-                    flush()
-        flush()
-        if not place.json and (more or not count):
-            print("… and more: use --limit 0 for all" if more else nothing)
-
-    run(main)
-    return 0
+    return show_list(place, lambda admin: admin.delayed(topic), limit, row, heads=heads, form=shown, nothing="no message is delayed")
 
 
 def message(msg_id: str, topic: str | None = None, /, *, limit: int = 1_000_000, place: Place = HERE) -> int:
