@@ -550,7 +550,7 @@ class App(Generic[S]):
             try:
                 stack.push_async_callback(self._close_links)
                 await self.admin.connect()
-                for topic in self._topics.values():
+                for topic in tuple(self._topics.values()):
                     await topic.producer.connect()
                 if self._given_state is not None:
                     (self._state,) = self._given_state
@@ -687,7 +687,7 @@ class App(Generic[S]):
 
     async def _close_links(self) -> None:
         with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second
-            for topic in self._topics.values():
+            for topic in tuple(self._topics.values()):  # another task may declare one meanwhile
                 await topic.producer.close()
             if self._admin is not None:
                 await self._admin.close()

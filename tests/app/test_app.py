@@ -640,6 +640,26 @@ def test_a_topic_named_twice_is_one_topic(request: pytest.FixtureRequest) -> Non
     assert list(app.topics) == ["orders"]
 
 
+def test_topics_may_be_declared_while_it_is_entered_and_left(run: Run, request: pytest.FixtureRequest) -> None:
+    app = an_app(request)
+    app.topic("orders")
+
+    async def declare() -> None:
+        for number in range(1000):
+            app.topic(f"more-{number}")
+            await checkpoint()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(declare)
+            async with app:
+                await checkpoint()
+            assert 1 < len(app.topics) < 1000
+            tasks.cancel_scope.cancel()
+
+    run(main)
+
+
 def test_an_app_without_consumers_says_so(run: Run, request: pytest.FixtureRequest) -> None:
     async def main() -> None:
         with pytest.raises(SettingsError, match="no consumer: declare one"):
