@@ -331,7 +331,6 @@ def a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand(module: ModuleType) -
 
 
 MOMENTS = (
-    a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand,
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
     what_was_settled_while_the_server_answered_is_not_due,
@@ -345,6 +344,7 @@ MOMENTS = (
     what_was_withheld_as_the_group_is_moved_comes_in_its_order,
     what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved,
     a_retry_that_is_delivered_as_new_is_no_retry_in_hand,
+    a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand,
 )
 
 
@@ -404,12 +404,12 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
     "T5: a raise that is on its way is forgotten by a seek": (
         '"held": "counted", "counting": "counted"',
         '"held": "new", "counting": "new"',
-        MOMENTS[0],
+        a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     ),
     "T5: what is held is not written down": (
         'for flight in flights if flight.state == "held"}',
         "for flight in flights if False}",
-        MOMENTS[1],
+        a_failure_is_written_down_while_its_queue_waits,
     ),
     "T7 T5: a failure does not make its queue's message wait": (
         'waits": Row("T5 T7", {"running": "held"})',
@@ -419,17 +419,33 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
     "S1: a broken acknowledgement is forgotten": ("self.done, self.acking = self.acking + self.done, []", "self.acking = []", 13),
     "S1: a broken settlement is forgotten": ("self.ending, self.sending = again + self.ending, []", "self.sending = []", 7),
     "S3: due retries in flight run a second time": ("if body.entry_id not in self.flights and body", "if body", 7),
-    "S3: an old answer is believed": ("and body.entry_id not in settled:", "and True:", MOMENTS[2]),
+    "S3: an old answer is believed": (
+        "and body.entry_id not in settled:",
+        "and True:",
+        what_was_settled_while_the_server_answered_is_not_due,
+    ),
     "S3: a retry that succeeded is acknowledged in the stream": (
         "if flight.body is None:\n            try:",
         "if True:\n            try:",
         11,
     ),
-    "T6: an old page is believed": ("settled = claim.settlements != self.settlements and", "settled = False and", MOMENTS[3]),
+    "T6: an old page is believed": (
+        "settled = claim.settlements != self.settlements and",
+        "settled = False and",
+        a_page_that_is_older_than_a_settlement_is_asked_for_again,
+    ),
     "T6: what was not found is not kept": ("self.unfound.add(flight.entry)", "pass", 273),
-    "T6: what was not found is confirmed by any answer": ("if parse_id(entry) <= reached]", "if True]", MOMENTS[4]),
-    "T6: what was cancelled is not kept": ("self.left.add(flight.entry)", "pass", MOMENTS[5]),
-    "T6: what is doubtful is not looked at": ("if self.doubtful and not self.claiming and not self.ahead:", "if False:", MOMENTS[6]),
+    "T6: what was not found is confirmed by any answer": (
+        "if parse_id(entry) <= reached]",
+        "if True]",
+        what_was_not_found_stays_unsettled_until_the_group_has_come_past_it,
+    ),
+    "T6: what was cancelled is not kept": ("self.left.add(flight.entry)", "pass", what_was_cancelled_is_read_again),
+    "T6: what is doubtful is not looked at": (
+        "if self.doubtful and not self.claiming and not self.ahead:",
+        "if False:",
+        what_is_doubtful_is_claimed_when_it_is_settled,
+    ),
     "T6: a lost group is made again at the position": ('key=parse_id, default=b"")', 'key=parse_id, default=b"") and b""', 108),
     "T6: another server is trusted": ("self._trusted = False\n            self._begin_again()", "pass", 453),
     "T6: what is in flight is recorded a second time": ("if one[0] not in flights], now)", "], now)", 177),
@@ -439,23 +455,35 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
         'self._after = b"" if self._seen is None else None',
         63,
     ),
-    "S5: an old page is believed": ("or claim.token != self.standing:", "or False:", MOMENTS[7]),
+    "S5: an old page is believed": (
+        "or claim.token != self.standing:",
+        "or False:",
+        a_page_from_before_the_group_was_moved_is_asked_for_again,
+    ),
     "S5: what runs while the group is moved counts": (
         '"running": "outdated",\n',
         '"running": "running",\n',
-        MOMENTS[8],
+        what_came_of_an_earlier_delivery_does_not_count,
     ),
-    "S5: what was sent after a seek does not count": ("(parse_id(entry) <= last or", "(True or", MOMENTS[8]),
+    "S5: what was sent after a seek does not count": (
+        "(parse_id(entry) <= last or",
+        "(True or",
+        what_came_of_an_earlier_delivery_does_not_count,
+    ),
     "S5: what was withheld comes before what waited": (
         "        self.withheld = []\n        self._overtaking",
         "        self._overtaking",
-        MOMENTS[10],
+        what_was_withheld_as_the_group_is_moved_comes_in_its_order,
     ),
-    "S5: what was withheld is forgotten": ("self.doubtful.update([entry for entry, _ in self.withheld])", "pass", MOMENTS[11]),
+    "S5: what was withheld is forgotten": (
+        "self.doubtful.update([entry for entry, _ in self.withheld])",
+        "pass",
+        what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved,
+    ),
     "S5: what was handled unnoticed is not looked for": (
         "        self.doubtful |= outdated.keys()\n",
         "",
-        MOMENTS[9],
+        what_was_delivered_and_done_unnoticed_is_looked_for,
     ),
     "S3: what was withheld runs beside its earlier run": ("if any(entry in flights for entry, _ in rest):", "if False:", 199),
 }
