@@ -26,7 +26,7 @@ Ordering = Literal["partition", "key", "none"]
 class Lanes(Generic[T]):
     """The lanes of one partition. Not thread-safe: they belong to the partition's tasks."""
 
-    __slots__ = ("_arrived", "_behind", "_blocked", "_busy", "_by_key", "_freed", "_ready", "_shared")
+    __slots__ = ("_arrived", "_behind", "_by_key", "_freed", "_ready", "_shared")
 
     def __init__(self, ordering: Ordering) -> None:
         """Begin without messages.
@@ -37,8 +37,6 @@ class Lanes(Generic[T]):
         self._by_key = ordering == "key"
         self._shared = "" if ordering == "partition" else None  # the lane of all messages if the key does not matter; None: one each
         self._arrived = 0
-        self._busy = 0
-        self._blocked = 0
         # Entries are (arrival, lane, item); arrivals differ, so comparing two entries never compares items.
         self._ready: deque[tuple[int, str | None, T]] = deque()  # in order of arrival
         self._freed: list[tuple[int, str | None, T]] = []
@@ -57,7 +55,6 @@ class Lanes(Generic[T]):
             self._behind[lane] = None
             self._ready.append(entry)
         else:
-            self._blocked += 1
             queue = self._behind[lane]
             if queue is None:
                 self._behind[lane] = deque((entry,))
@@ -72,7 +69,6 @@ class Lanes(Generic[T]):
             entry = self._ready.popleft()
         else:
             return None
-        self._busy += 1
         return entry[2]
 
     def done(self, key: str | None) -> None:
@@ -86,39 +82,14 @@ class Lanes(Generic[T]):
             queue = self._behind[lane]
             if queue:
                 entry = queue.popleft()
-                self._blocked -= 1
                 if not self._ready or entry < self._ready[0]:
                     self._ready.appendleft(entry)
                 else:
                     heappush(self._freed, entry)
             else:
                 del self._behind[lane]
-        self._busy -= 1
-
-    def clear(self) -> list[T]:
-        """Remove and return the messages that have not started, in order of arrival. Running messages keep their lanes until `done`."""
-        entries = [*self._ready, *self._freed]
-        for lane in [lane for _, lane, _ in entries if lane is not None]:
-            entries.extend(self._behind.pop(lane) or ())
-        for lane, queue in self._behind.items():
-            entries.extend(queue or ())
-            self._behind[lane] = None
-        self._ready.clear()
-        self._freed.clear()
-        self._blocked = 0
-        return [item for _, _, item in sorted(entries, key=lambda entry: entry[0])]
-
-    @property
-    def waiting(self) -> int:
-        """How many messages were added and have not started."""
-        return len(self._ready) + len(self._freed) + self._blocked
 
     @property
     def runnable(self) -> int:
         """How many messages `next` would return in a row now."""
         return len(self._ready) + len(self._freed)
-
-    @property
-    def busy(self) -> int:
-        """How many messages run: `next` returned them, and they are not done."""
-        return self._busy

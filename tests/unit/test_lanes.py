@@ -12,8 +12,8 @@ from redisaq.core.lanes import Lanes, Ordering
 
 ORDERINGS: tuple[Ordering, ...] = get_args(Ordering)
 KEYS = st.sampled_from([None, "a", "b", "c"])
-# A key: add a message of it. An integer: end one of the running messages. "next": start one. "clear": take all out.
-ACTIONS = st.lists(st.tuples(st.just("add"), KEYS) | st.tuples(st.sampled_from(["next", "next", "done", "clear"]), st.integers(0, 9)))
+# A key: add a message of it. An integer: end one of the running messages. "next": start one.
+ACTIONS = st.lists(st.tuples(st.just("add"), KEYS) | st.tuples(st.sampled_from(["next", "next", "done"]), st.integers(0, 9)))
 
 
 def lane_of(ordering: Ordering, number: int, key: str | None) -> object:
@@ -42,14 +42,17 @@ def test_gives_what_a_plain_list_would(ordering: Ordering, actions: list[tuple[s
         elif action == "done" and running:
             assert isinstance(argument, int)
             lanes.done(running.pop(argument % len(running))[1])
-        elif action == "clear":
-            assert lanes.clear() == waiting
-            waiting.clear()
         free = {lane_of(ordering, *one) for one in waiting} - {lane_of(ordering, *one) for one in running}
-        assert (lanes.waiting, lanes.runnable, lanes.busy) == (len(waiting), len(free), len(running))
-    for one in running:
-        lanes.done(one[1])
-    lanes.clear()
+        assert lanes.runnable == len(free)
+    while running:
+        lanes.done(running.pop()[1])
+        while (following := lanes.next()) is not None:
+            running.append(following)
+            waiting.remove(following)
+    while (following := lanes.next()) is not None:
+        waiting.remove(following)
+        lanes.done(following[1])
+    assert not waiting
     assert not lanes._behind, "a key without messages is remembered"
 
 
@@ -60,7 +63,7 @@ def test_ends_in_order_within_a_lane_and_loses_nothing(ordering: Ordering, keys:
     for number, key in enumerate(keys):
         lanes.add((number, key), key)
     started: list[tuple[int, str | None]] = []
-    while lanes.waiting:
+    while lanes.runnable:
         together = []
         while (message := lanes.next()) is not None:
             together.append(message)
@@ -92,18 +95,6 @@ def test_messages_without_a_key_never_wait_for_each_other_where_keys_matter() ->
     for number in range(3):
         lanes.add(number, None)
     assert [lanes.next() for _ in range(4)] == [0, 1, 2, None]
-
-
-def test_clear_keeps_the_lane_of_what_runs() -> None:
-    lanes: Lanes[str] = Lanes("partition")
-    lanes.add("first", "x")
-    lanes.add("second", "y")
-    assert lanes.next() == "first"
-    assert lanes.clear() == ["second"]
-    lanes.add("third", None)
-    assert lanes.next() is None
-    lanes.done("x")
-    assert lanes.next() == "third"
 
 
 def test_an_empty_lane_cannot_be_freed() -> None:
