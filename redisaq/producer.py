@@ -53,11 +53,11 @@ class ProducerStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         connected: whether the connection has been opened and not closed.
-        sent: messages that the server has accepted.
+        sent: messages of the calls that have succeeded.
         retried: how often a call was sent again because there was no connection or a stream was gone.
-        bytes: size of the accepted payloads.
+        bytes: size of the payloads of `sent`.
         partitions: the topic's partitions, as last seen; 0 before the first connection.
-        waiting: calls in progress.
+        waiting: calls that enqueue and are in progress, also those that wait for a connection.
     """
 
     connected: bool
@@ -495,10 +495,13 @@ class Producer:
         self, prepared: Sequence[tuple[str | None, list[bytes]]], due: int | None, dedup_id: str | None, dedup_window: float
     ) -> list[str]:
         with self._access, time_limit(self._send_timeout):  # the limit of the whole call
+            self._waiting += 1
             try:
                 await self._connect()
             except ConnectionFailed as error:
                 raise error.unsent() from error
+            finally:
+                self._waiting -= 1
             return await self._send(prepared, due, dedup_id, dedup_window)
 
 

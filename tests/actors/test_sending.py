@@ -516,3 +516,29 @@ def test_e4_what_waits_for_an_outdated_call_goes_on_once_that_is_placed_again() 
         return passed.is_set()
 
     assert play(scenario, "asyncio")
+
+
+def test_the_statistics_count_calls_that_wait_for_a_connection() -> None:
+    """So they show that calls hang where the server does not answer at the very beginning."""
+
+    async def scenario(url: str) -> list[int]:
+        reached = anyio.Event()
+
+        class Slow(MemoryBroker):
+            async def connect(self) -> None:
+                await reached.wait()
+                await super().connect()
+
+        producer, seen = Producer("jobs", url), list[int]()
+        producer._access.broker = Slow(url.removeprefix("memory://"), "redisaq")
+        async with anyio.create_task_group() as tasks:
+            for n in range(2):
+                tasks.start_soon(producer.enqueue, {"n": n})
+            await anyio.sleep(1)
+            seen.append(producer.statistics().waiting)
+            reached.set()
+        seen.append(producer.statistics().waiting)
+        await producer.close()
+        return seen
+
+    assert play(scenario, "asyncio") == [2, 0]
