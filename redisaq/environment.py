@@ -253,6 +253,7 @@ class Environment:
         run_plain: runs a plain function without blocking the event loop; if cancelled, the function runs on by itself.
         host: returns the name of the machine.
         pid: returns the number of the process, which a fork changes.
+        real: whether time is real, so that other processes can be waited for; not in virtual time.
     """
 
     clock: Callable[[], float] = anyio.current_time
@@ -263,6 +264,7 @@ class Environment:
     run_plain: PlainRunner = _run_in_thread
     host: Callable[[], str] = socket.gethostname
     pid: Callable[[], int] = os.getpid
+    real: bool = True
 
     def bound(self) -> Environment:
         """Return this environment with the clock of the running event loop: cheap to read, and by any thread.

@@ -126,8 +126,11 @@ class Dialer:
 
         Raises:
             ConnectionFailed: it could not be made in time (connect_timeout, silence), the server refuses us, or `interrupt` was called.
-            SettingsError: the certificate files cannot be used.
+            SettingsError: the certificate files cannot be used, or time is virtual.
         """
+        if not environment.real:
+            reason = "cannot answer in virtual time, which passes at once: use memory://name in virtual_run and simulate"
+            raise SettingsError(f"{self._address.display} {reason}")
         dial = _Dial()
         with dial.scope:
             self._under_way[dial] = None

@@ -38,9 +38,9 @@ def virtual_run(
     """Run `main(*args)` in virtual time, with the interleaving of tasks that the seed gives, and return its result.
 
     Time stands still while any task can run, and jumps to the next deadline when none can. `main` must therefore not wait for another
-    process or a real server: use `memory://`. The environment that `redisaq.environment.current_environment()` returns is seeded as well:
-    its Random is seeded, its wall clock starts at EPOCH, and its plain functions run inline. On asyncio, `virtual_run` uses asyncio's own
-    loop, not uvloop.
+    process or a real server. Use `memory://`: what would connect to a server raises SettingsError. The environment that
+    `redisaq.environment.current_environment()` returns is seeded as well: its Random is seeded, its wall clock starts at EPOCH, and its
+    plain functions run inline. On asyncio, `virtual_run` uses asyncio's own loop, not uvloop.
 
     You cannot call it in a thread in which an event loop is running, nor from two threads at once.
 
@@ -79,6 +79,7 @@ def virtual_run(
             run_plain=run_inline,
             host=lambda: "virtual",
             pid=lambda: 1,
+            real=False,
         )
         use_freezer(freezer)
         with use_environment(environment):

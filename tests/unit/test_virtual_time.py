@@ -21,6 +21,7 @@ import trio
 import trio.testing
 from anyio.lowlevel import checkpoint
 
+from redisaq import Producer
 from redisaq.environment import current_environment, time_is_up_at, time_limit
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing import EPOCH, VirtualDeadlock, VirtualTimeUnavailable, standstill, virtual_run
@@ -393,6 +394,19 @@ async def test_a_loop_that_runs_already(anyio_backend: object) -> None:
 def test_what_cannot_be_called() -> None:
     with pytest.raises(SettingsError, match="main must be something that can be called"):
         virtual_run("main")  # type: ignore[arg-type]
+
+
+@both
+@pytest.mark.parametrize("url", ["redis://user:secret@localhost:1", "redis+sentinel://localhost:1/main", "embedded://"])
+def test_no_server_answers_in_virtual_time(url: str, backend: Backend) -> None:
+    """The time to connect would be over before the server could answer, and the error would speak of host, port and firewall."""
+
+    async def main() -> None:
+        await Producer("orders", url).enqueue(1)
+
+    with pytest.raises(SettingsError, match=r"^[a-z+]+://.* cannot answer in virtual time, .*memory://") as caught:
+        virtual_run(main, backend=backend)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_seed_is_a_number() -> None:
