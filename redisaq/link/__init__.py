@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from redisaq.link.address import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
 from redisaq.link.caller import Caller, Carrier, InOrder, key_of
-from redisaq.link.greeting import LOGGED_OUT
+from redisaq.link.greeting import LOGGED_OUT, read_info
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
@@ -30,4 +30,5 @@ __all__ = [
     "pack",
     "parse_address",
     "parse_url",
+    "read_info",
 ]

@@ -72,14 +72,14 @@ async def greet(line: Line, address: Address, name: str, *, in_cluster: bool = F
         raise _refusal(address, answered)
     if not isinstance(answered, dict):
         # A server that does not know HELLO or its version 3 is older than 6, or the command was renamed or disabled.
-        if _unknown(answered) and _version(_facts(info)) >= OLDEST_REDIS:
+        if _unknown(answered) and _version(read_info(info)) >= OLDEST_REDIS:
             raise _renamed(address)
         raise _too_old(address, "older than 6.0", "7.0") if _unknown(answered) else _refusal(address, answered)
     hello_map = cast("dict[bytes, object]", answered)
     _refuse_sentinel(hello_map, address)
     if isinstance(info, ServerError) and info.code in _PASSING:
         raise _refusal(address, info)
-    facts = _facts(info)
+    facts = read_info(info)
     name = "valkey" if facts.get("server_name") == "valkey" or "valkey_version" in facts else "redis"
     text = facts.get("valkey_version") or facts.get("redis_version") or _text(hello_map.get(b"version"))
     version = _numbers(text)
@@ -109,7 +109,7 @@ def _refuse_sentinel(hello: Mapping[bytes, object], address: Address) -> None:
 
 async def _refuse_cluster(line: Line, address: Address) -> None:
     (state,) = await line.ask(("CLUSTER", "INFO"))
-    if _numbers(_facts(state).get("cluster_size", "0")) > (1,):  # a node that has all slots answers like a single server
+    if _numbers(read_info(state).get("cluster_size", "0")) > (1,):  # a node that has all slots answers like a single server
         raise ConnectionFailed(address.display, CLUSTER, permanent=True)
 
 
@@ -120,7 +120,8 @@ def _run_of(facts: Mapping[str, str], address: Address) -> str:
     return run
 
 
-def _facts(info: object) -> dict[str, str]:
+def read_info(info: object) -> dict[str, str]:
+    """Return what an answer to INFO says, by name; nothing if it is none, such as an error."""
     lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
     return dict(line.split(":", 1) for line in lines if ":" in line)
 

@@ -20,7 +20,7 @@ from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 from redisaq.errors import ServerError
-from redisaq.link import Caller, Carrier
+from redisaq.link import Caller, Carrier, read_info
 
 VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
@@ -62,7 +62,7 @@ async def _facts(node: Carrier) -> steps.ServerFacts:
     """Return what INFO says at one server."""
     time, info, count = await run_all(node, ((b"TIME",), (b"INFO",), (b"DBSIZE",)))
     seconds, microseconds = checked(time, node)
-    facts = dict(line.split(":", 1) for line in checked(info, node).decode("utf-8", "replace").splitlines() if ":" in line)
+    facts = read_info(checked(info, node))
     valkey = facts.get("valkey_version")
     return steps.ServerFacts(
         url=node.url,

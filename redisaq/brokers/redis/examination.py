@@ -19,7 +19,7 @@ from redisaq.brokers.steps import examination as steps
 from redisaq.core.diagnosis import PARAMETERS, Denial, Examination
 from redisaq.environment import current_environment
 from redisaq.errors import ServerError
-from redisaq.link import Caller
+from redisaq.link import Caller, read_info
 
 NOBODY = "\x7fdoctor"
 """A topic that cannot exist: names have no control characters."""
@@ -108,7 +108,7 @@ async def _examine(link: Caller, keys: Keys, *, clustered: bool) -> Examination:
         url=link.url,
         clustered=clustered,
         user=name,
-        info={} if isinstance(info, ServerError) else _fields(_text(info)),
+        info=read_info(info),
         config=None if isinstance(config, ServerError) else {_text(key): _text(value) for key, value in config.items()},
         denials=await _denials(link, keys, name),
         clock=None if isinstance(time, ServerError) else int(time[0]) + int(time[1]) / 1e6 - (sent + took / 2),
@@ -167,10 +167,6 @@ async def _ask(link: Caller, *words: Words) -> list[Any]:
     answers: Sequence[Any] = await link.call(*words)
     passing = PASSING - {"ASK", "MOVED"}  # a node of a cluster does not have this slot: that is no lack of a right
     return [checked(answer, link) if isinstance(answer, ServerError) and answer.code in passing else answer for answer in answers]
-
-
-def _fields(info: str) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
 
 
 def _text(value: object) -> str:

@@ -16,7 +16,7 @@ from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState
 from redisaq.core.records import encode_retry, whole
 from redisaq.environment import current_environment
 from redisaq.errors import ServerError
-from redisaq.link import Caller, Carrier, ReadingConnection
+from redisaq.link import Caller, Carrier, ReadingConnection, read_info
 
 ANNOUNCE = Script("announce", keys=1, begins_with=("whole", "topic"))
 PUBLISH = Script("publish", keys=1, begins_with=("whole", "topic"))
@@ -70,9 +70,8 @@ async def replicate(step: steps.Replicate, link: Caller, keys: Keys) -> bool:
 
 
 async def _has_replicas(server: Carrier) -> bool:
-    text = await run(server, (b"INFO", b"replication"))
-    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
-    return bool(whole(facts.get("connected_slaves", "").strip().encode()))
+    facts = read_info(await run(server, (b"INFO", b"replication")))
+    return bool(whole(facts.get("connected_slaves", "").encode()))
 
 
 async def _is_replicated(node: Caller, step: steps.Replicate, keys: Keys, until: float) -> bool:
