@@ -53,6 +53,7 @@ if ARGV[7] == '1' then -- what is read below may be refused, too
     burst = redis.call('HGET', KEYS[2], 'burst') or ''
     redis.call('HLEN', KEYS[2])
     redis.call('ZCARD', KEYS[1])
+    redis.call('ZSCORE', KEYS[1], '')
 end
 local words = {'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now)}
 if ARGV[7] == '1' and ARGV[11] ~= '' then
@@ -95,7 +96,7 @@ if ARGV[8] == '1' then
 end
 -- A member of an older version that drops another leaves what that one said about itself. Such leftovers go once they are as many as the members.
 if ARGV[7] == '1' and redis.call('HLEN', KEYS[2]) > 2 * redis.call('ZCARD', KEYS[1]) + 16 then
-    for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    for _, field in ipairs(redis.pcall('HKEYS', KEYS[2])) do
         local member = string.match(field, '^member:(.*)$')
         if member and not redis.call('ZSCORE', KEYS[1], member) then
             redis.call('HDEL', KEYS[2], field)
