@@ -94,15 +94,19 @@ class Worker:
         """
         settings = self._settings
         answering = None if settings.health is None else await self._answering(settings.health)
+        over = anyio.Event()
         try:
             async with anyio.create_task_group() as watching:
                 if answering is not None:
                     watching.start_soon(answering)
                 if settings.reload:
-                    watching.start_soon(self._watch_files)
-                async with anyio.create_task_group() as keeping:
-                    for child in self._crew.children:
-                        keeping.start_soon(self._keep, child)
+                    watching.start_soon(self._watch_files, over)
+                try:
+                    async with anyio.create_task_group() as keeping:
+                        for child in self._crew.children:
+                            keeping.start_soon(self._keep, child)
+                finally:
+                    over.set()
                 watching.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             self.status = FAILED  # the children were not given the time to drain
@@ -127,10 +131,11 @@ class Worker:
         logger.info("answering probes at http://%s", place, extra={"address": str(place)})
         return partial(serve_http, listener, answers.answer)
 
-    async def _watch_files(self) -> None:
+    async def _watch_files(self, over: anyio.Event) -> None:
+        """Start children again when files change, until it is over: a cancellation alone ends the watcher's thread only after seconds."""
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 -- it may not be installed
 
-        async for _ in awatch(".", watch_filter=PythonFilter()):
+        async for _ in awatch(".", watch_filter=PythonFilter(), stop_event=over):
             self._change()
 
     def _change(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import AsyncGenerator
 from typing import Any, Literal
 
 import anyio
@@ -56,3 +57,24 @@ def test_children_that_refuse_the_program_at_the_same_time_give_one_reason(
 
     assert virtual_run(main, backend=backend) == (2, "there is no module 'shop'")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_the_end_does_not_wait_for_the_watcher_of_files(backend: Literal["trio", "asyncio"], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread looks now and then whether it should stop, and at nothing else: a cancellation waits for it."""
+    stopped: list[bool] = []
+
+    async def awatch(*_: str, stop_event: anyio.Event | None = None, **_more: object) -> AsyncGenerator[None]:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+            await (anyio.Event() if stop_event is None else stop_event).wait()
+        stopped.append(stop_event is not None and stop_event.is_set())
+        return
+        yield
+
+    async def keep(_worker: Worker, _child: Child) -> None:
+        await anyio.sleep(1)
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    monkeypatch.setattr(Worker, "_keep", keep)
+    virtual_run(Worker(WorkerSettings("shop:app", reload=True)).serve, backend=backend)
+    assert stopped == [True]
