@@ -117,7 +117,9 @@ def list_(
     async def total(admin: Admin) -> int:
         return (await admin.group(topic, group)).dead
 
-    look = lambda admin: letters(admin, topic, group, newest=newest)  # noqa: E731 -- as for other lists
+    def look(admin: Admin) -> AsyncGenerator[DeadMessage]:
+        return letters(admin, topic, group, newest=newest)
+
     heads = ("message", "partition", "attempts", "died", "error")
     return show_list(place, look, limit, row, heads=heads, form=shown, nothing="no dead letters", total=total)
 
