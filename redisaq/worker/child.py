@@ -48,6 +48,7 @@ class Service:
         self._job = job
         self._state: Literal["starting", "serving", "draining"] = "starting"
         self._measuring: Measuring | None = None
+        self._complained = False
         self._sending = anyio.Lock()  # the last report may meet one that the parent is slow to take
 
     def started(self, value: None = None) -> None:  # noqa: ARG002 -- the protocol's
@@ -97,7 +98,10 @@ class Service:
             families, attention = (measuring.families(), measuring.attention()) if measuring is not None else ([], [])
             ready = self._state == "serving" and self._app.healthy()
             try:
-                await send(stream, Pulse(self._state, ready, views_of(self._app), families, attention))
+                whole = await send(stream, Pulse(self._state, ready, views_of(self._app), families, attention))
+                if not whole and not self._complained:
+                    self._complained = True
+                    logger.warning("the metrics of this process are too many, or have a label that is no text: /metrics lacks them")
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await checkpoint()  # the parent is gone: `_listen` sees it, too
 

@@ -139,16 +139,21 @@ def framed(message: Job | Report) -> bytes:
     return len(body).to_bytes(HEAD, "big") + body
 
 
-async def send(stream: ByteSendStream, message: Job | Report) -> None:
-    """Send a message; wait while the other side does not read. A report that is too long, or cannot be written, loses its metrics."""
+async def send(stream: ByteSendStream, message: Job | Report) -> bool:
+    """Send a message; wait while the other side does not read. Return whether it was sent whole.
+
+    A report that is too long, or cannot be written, loses its metrics.
+    """
     if not isinstance(message, Pulse):
         await stream.send(framed(message))
-        return
+        return True
     try:
         data = framed(message)
     except UnicodeEncodeError:  # a label of the program's metrics has a lone surrogate
         data = b""
-    await stream.send(data if 0 < len(data) <= MOST_BYTES else framed(msgspec.structs.replace(message, metrics=[])))
+    whole = 0 < len(data) <= MOST_BYTES
+    await stream.send(data if whole else framed(msgspec.structs.replace(message, metrics=[])))
+    return whole
 
 
 async def receive(stream: BufferedByteReceiveStream) -> Report:

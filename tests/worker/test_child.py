@@ -15,7 +15,7 @@ import pytest
 from redisaq.errors import SettingsError
 from redisaq.worker import child
 from redisaq.worker.child import Service, prepare
-from redisaq.worker.reports import Job
+from redisaq.worker.reports import Family, Job, Sample
 from redisaq.worker.settings import WorkerSettings
 
 PROGRAM = """
@@ -122,3 +122,27 @@ async def test_a_child_ends_while_its_parent_takes_no_report(monkeypatch: pytest
                 pipe.send(bytes(1 << 16))
         with anyio.fail_after(30):
             await Service(Ending(), pipe.dup(), job("x:app")).serve()  # type: ignore[arg-type]  # of the same shape
+
+
+class Unspeakable:
+    """Measures a label that cannot be written."""
+
+    def families(self) -> list[Family]:
+        return [Family("shop_files", "gauge", "", [Sample("shop_files", {"file": "\udcff"}, 1.0)])]
+
+    def attention(self) -> list[str]:
+        return []
+
+    async def run(self) -> None:
+        """Measure nothing now and then."""
+
+
+@pytest.mark.anyio
+async def test_metrics_that_cannot_be_reported_are_missed_aloud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(child, "measuring", lambda *_: Unspeakable())
+    parents, pipe = socket.socketpair()
+    with parents, pipe:
+        pipe.setblocking(False)
+        await Service(Ending(), pipe.dup(), job("x:app")).serve()  # type: ignore[arg-type]  # of the same shape
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "/metrics lacks them" in warning

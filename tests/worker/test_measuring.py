@@ -78,7 +78,7 @@ async def test_a_report_whose_metrics_cannot_be_sent_goes_without_them(label: st
     pipe, receiving = anyio.create_memory_object_stream[bytes](1)
     sending: Any = pipe  # of the same shape as a stream of bytes
     with pipe, receiving:
-        await send(sending, Pulse("serving", ready=True, consumers=[], metrics=[family]))
+        assert not await send(sending, Pulse("serving", ready=True, consumers=[], metrics=[family]))
         report = msgspec.msgpack.decode(receiving.receive_nowait()[HEAD:], type=Pulse)
     assert report == Pulse("serving", ready=True, consumers=[], metrics=[])
 
