@@ -12,6 +12,7 @@ from redisaq.actors.mailbox import Mailbox
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.tree import Node, check_name, snake_case
+from redisaq.errors import SettingsError
 
 M = TypeVar("M")
 
@@ -47,6 +48,8 @@ class Actor(Generic[M]):
         """Make an actor that is not started yet."""
         self.named = name is not None
         self.name = check_name(name) if name is not None else snake_case(type(self).__name__)
+        if restart is not None and not isinstance(restart, RestartPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            raise SettingsError(f"restart: a RestartPolicy, not {restart!r}")
         self.restart = restart
         self.mailbox: Mailbox[M] = Mailbox(capacity)
         self.mailbox.path = self.name

@@ -10,6 +10,7 @@ take.) What was taken last is "in hand" until the actor asks for the next: if th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from redisaq.actors.waiting import Asked, Reply, Signal
 from redisaq.errors import ActorStopped, SettingsError
+from redisaq.settings import is_number
 
 M = TypeVar("M")
 
@@ -32,8 +34,9 @@ class Mailbox(Generic[M]):
 
     def __init__(self, capacity: int) -> None:
         """Make a mailbox that is not open yet."""
-        if capacity < 1:
-            raise SettingsError(f"capacity: 1 or more, not {capacity!r}")
+        given: object = capacity  # callers without type checks may pass anything
+        if not (is_number(given) and given >= 1 and (isinstance(given, int) or math.isinf(given))):
+            raise SettingsError(f"capacity: a whole number, 1 or more, not {capacity!r}")
         self.capacity = capacity
         self.path = ""
         self.owner: int | None = None

@@ -487,7 +487,7 @@ class Supervisor:
             ActorStopped: the supervisor is being stopped, or the actor was stopped before it came up.
             RestartsExceeded: `on_start` failed more often than the policy allows.
             RuntimeError: the supervisor's block has not begun, or is over; or the actor has been started before.
-            SettingsError: another actor here has that name.
+            SettingsError: another actor here has that name; or it is not an Actor, but the class of one, for example.
             Exception: `on_start` raised an error that the policy does not name. The supervisor continues without the actor.
         """
         if self._status == "stopping":
@@ -513,6 +513,8 @@ class Supervisor:
         return actor.ref
 
     def _take_in(self, actor: AnyActor) -> Life:
+        if not isinstance(actor, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            raise SettingsError(f"start takes an Actor, not {shown(actor)}")
         mailbox = actor.mailbox
         if mailbox.opened:
             raise RuntimeError(f"actor {actor.path} has been started before: an actor lives once, make a new one")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from redisaq.actors import Actor, ActorStopped, Mailbox, Supervisor
+from redisaq.actors import Actor, ActorStopped, Mailbox, RestartPolicy, Supervisor
 from redisaq.errors import SettingsError
 from tests.actors.kernel import until
 
@@ -16,8 +19,8 @@ pytestmark = pytest.mark.anyio
 class Gated(Actor[int]):
     """Takes one message each time the gate is opened."""
 
-    def __init__(self, capacity: int = 2) -> None:
-        super().__init__(capacity=capacity)
+    def __init__(self, capacity: int = 2, restart: RestartPolicy | None = None) -> None:
+        super().__init__(capacity=capacity, restart=restart)
         self.gate = anyio.Semaphore(0)
         self.seen: list[int] = []
 
@@ -26,10 +29,23 @@ class Gated(Actor[int]):
         self.seen.append(message)
 
 
-@pytest.mark.parametrize("capacity", [0, -1])
-async def test_capacity_is_at_least_one(capacity: int) -> None:
+@pytest.mark.parametrize("capacity", [0, -1, "5", 1.5, math.nan, True, None])
+def test_capacity_is_a_number_and_at_least_one(capacity: Any) -> None:
     with pytest.raises(SettingsError, match="capacity"):
         Mailbox[int](capacity)
+
+
+async def test_what_cannot_work_is_refused_when_it_is_given() -> None:
+    """A policy is looked at when the actor fails: that would be too late to hear of it."""
+    policy: Any
+    for policy in (ConnectionError, RestartPolicy):
+        with pytest.raises(SettingsError, match="restart"):
+            Gated(restart=policy)
+    async with Supervisor() as supervisor:
+        actor: Any
+        for actor in (Gated, None):
+            with pytest.raises(SettingsError, match="takes an Actor"):
+                await supervisor.start(actor)
 
 
 async def test_tell_waits_for_room() -> None:
