@@ -281,6 +281,18 @@ async def test_marks_of_deduplication_do_not_pile_up(namespace: str, clock: Cloc
     assert await broker.do(AppendOnce("orders", 0, [b"i", b"again"], "kept", 9999.0, **window)) == b"kept"
 
 
+async def test_what_was_closed_does_not_pile_up(namespace: str) -> None:
+    broker = MemoryBroker(namespace, "ns")
+    await broker.do(MakeTopic("orders", 1))
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
+    for _ in range(5):
+        await (await broker.open_reader(GROUP, 0, 1, "A")).close()
+        await (await broker.listen_partition("orders", 0)).close()
+    assert broker._session is not None
+    assert [len(broker._session.clients), len(broker._session.subscriptions)] == [1, 1], "the last ones"
+    await broker.close()
+
+
 async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) -> None:
     broker = MemoryBroker("fifo", namespace)
     await make_groups(broker, GROUP, [0], latest=False)

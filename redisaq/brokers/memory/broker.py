@@ -55,14 +55,14 @@ class _Session:
 
     def keep(self, client: ReadingClient) -> None:
         """Close the client together with the broker; at once if a late call opened it after that."""
-        self.clients.append(client)
+        self.clients = [*(one for one in self.clients if not one.broken), client]
         if not self.open:
             self.close()
 
     def doorbell(self, *channels: Channel) -> Doorbell:
         """Return a doorbell that is closed together with the broker, as above."""
         subscription = self.store.subscribe(*channels)
-        self.subscriptions.append(subscription)
+        self.subscriptions = [*(one for one in self.subscriptions if not one.broken), subscription]
         if not self.open:
             self.close()
         return MemoryDoorbell(self.store, subscription)
