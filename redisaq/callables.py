@@ -57,20 +57,23 @@ def is_generator(callback: Any) -> bool:  # noqa: ANN401 -- as above
     return made and is_generator(getattr(function, "__wrapped__", None))
 
 
-def misfit(callback: Any) -> str:  # noqa: ANN401 -- as above
-    """Return why it cannot be called with one argument; "" if it can, or if that is unknown.
+def misfit(callback: Any, count: int = 1) -> str:  # noqa: ANN401 -- as above
+    """Return why it cannot be called with so many arguments; "" if it can, or if that is unknown.
 
-    A decorator may add its own arguments to what it wraps, but it cannot pass on arguments that are not there.
+    A decorator that takes `*args` may add its own arguments to those that it passes on, but what it wraps must be able to take them. A
+    decorator that names its arguments may use them itself.
     """
-    argument = object()
+    arguments = (object(),) * count
     try:
         own = inspect.signature(callback, follow_wrapped=False)
         promised = inspect.signature(callback)
     except Exception:  # noqa: BLE001 -- what is built in may have none, and a user's object may have anything
         return ""
     try:
-        own.bind(argument)
-        promised.bind_partial(argument)
+        named = own.bind(*arguments).arguments
+        for parameter in own.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                promised.bind_partial(*named.get(parameter.name, ()))
     except TypeError as error:
         return str(error)
     return ""

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias, cast
 
 import msgspec
 
-from redisaq.callables import is_async, is_failure, is_generator
+from redisaq.callables import is_async, is_failure, is_generator, misfit
 from redisaq.describing import shown
 from redisaq.errors import SettingsError
 from redisaq.logs import log
@@ -97,6 +97,8 @@ def check_middleware(middleware: object) -> tuple[Middleware, ...]:
     for one in middleware:  # pyright: ignore[reportUnknownVariableType] -- callers without types give whatever they have
         if not callable(one) or isinstance(one, type) or is_generator(one) or not is_async(one):  # pyright: ignore[reportUnknownArgumentType]
             raise SettingsError(f"middleware must be async functions of (messages, call_next), not {shown(one)}")  # pyright: ignore[reportUnknownArgumentType]
+        if reason := misfit(one, 2):
+            raise SettingsError(f"middleware is called with (messages, call_next), and {shown(one)} cannot be: {reason}")
     return tuple(middleware)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 

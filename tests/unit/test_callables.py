@@ -14,6 +14,7 @@ import pytest
 from redisaq import Admin, Consumer, Producer, RetryPolicy
 from redisaq.core.codec import serialize
 from redisaq.errors import SerializationError, SettingsError
+from redisaq.middleware import check_middleware
 from redisaq.testing import HandlerKit
 
 WRONG: Any = "handle"
@@ -124,6 +125,15 @@ def forgetting(function: Any) -> Any:
     return call
 
 
+def naming(function: Any) -> Any:
+    @functools.wraps(function)
+    async def call(given: Any, then: Any = None, *_: Any) -> Any:
+        await function()
+        return given if then is None else await then()
+
+    return call
+
+
 def hidden(function: Any) -> Any:
     return lambda given: function(given)  # noqa: PLW0108 -- nothing shows what it returns
 
@@ -173,6 +183,7 @@ TAKEN: list[Any] = [
     functools.partial(by_name, other=1),
     passing_on(handler),
     injecting(two),
+    naming(none_at_all),
     print,
     [].append,
     lambda _given, _more=1: None,
@@ -186,6 +197,12 @@ TAKEN: list[Any] = [
 def test_a_handler_that_can_is_taken(callback: Any) -> None:
     assert HandlerKit(callback).deliver(1).to == "done"
     assert [one.to for one in HandlerKit(callback, batch=True).deliver_batch([1])] == ["done"]
+
+
+def test_a_decorator_makes_middleware_of_less() -> None:
+    assert len(check_middleware([naming(none_at_all), injecting(two)])) == 2
+    with pytest.raises(SettingsError, match="messages, call_next"):
+        check_middleware([passing_on(handler)])
 
 
 @pytest.mark.parametrize(
