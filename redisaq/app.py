@@ -8,6 +8,7 @@ consumed only while it lasts.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -23,7 +24,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.access import RedisURL, Shared, text_of_url
-from redisaq.callables import both
+from redisaq.callables import both, function_of
 from redisaq.consumer import STEPS_TO_BEGIN, Consumer
 from redisaq.core.codec import Serializer
 from redisaq.core.schedules import TOPIC_ENDS_WITH, CatchUp
@@ -35,14 +36,17 @@ from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
 from redisaq.producer import SEND_TIMEOUT, Producer
 from redisaq.settings import (
+    MOST_PARTITIONS,
     HandlingOptions,
     RetryPolicy,
     check_callable,
     check_client,
+    check_count,
     check_handler,
     check_name,
     check_plain,
     check_seconds,
+    check_str,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +60,15 @@ R = TypeVar("R")
 
 MOST_JOBS = 1000
 """Cron jobs that one replica runs at once, and ticks that it reads at once: those of one slow job must not hold up the others."""
+
+_NO_OPTIONS_OF_A_TOPIC = {"init_partitions": "partitions", "namespace": "the App's", "client": "the App's"}
+_NO_OPTIONS_OF_A_CONSUMER = {
+    "group_name": "the decorator's first argument",
+    "namespace": "the App's",
+    "client": "the App's",
+    "init_partitions": "the topic's: partitions",
+    "payload_type": "the topic's",
+}
 
 _serving: ContextVar[App[Any] | None] = ContextVar("redisaq_serving", default=None)
 """The App whose handler, or a task that its handler started, is running this code."""
@@ -200,6 +213,7 @@ class Topic(Generic[T]):
         Raises:
             SettingsError: an option is not valid or belongs to the App, or the App already has a consumer of this group.
         """
+        group_name = check_name("group_name", group_name)  # now: used as `@topic.consumer` it would get the handler, and declare nothing
 
         def decorate(handler: Callable[[Message[T]], R]) -> Callable[[Message[T]], R]:
             check_handler("the handler", handler)
@@ -222,6 +236,8 @@ class Topic(Generic[T]):
         Raises:
             SettingsError: as for `consumer`.
         """
+        group_name = check_name("group_name", group_name)
+        batch_wait = check_seconds("batch_wait", batch_wait, zero=True)
 
         def decorate(handler: Callable[[list[Message[T]]], R]) -> Callable[[list[Message[T]]], R]:
             check_handler("the handler", handler)
@@ -232,14 +248,7 @@ class Topic(Generic[T]):
         return decorate
 
     def _new_consumer(self, group_name: str, batch_size: int, options: HandlingOptions) -> Consumer[T]:
-        for name in ("group_name", "namespace", "init_partitions"):
-            if name in options:
-                owner = {
-                    "group_name": "the decorator's first argument",
-                    "namespace": "the App's",
-                    "init_partitions": "the topic's: partitions",
-                }
-                raise SettingsError(f"{name} is no option here: it is {owner[name]}")
+        _refuse(options, _NO_OPTIONS_OF_A_CONSUMER)
         return self._app.new_consumer(self, group_name, batch_size, options)
 
 
@@ -306,6 +315,8 @@ class App(Generic[S]):
         self.namespace = check_name("namespace", namespace)
         if lifespan is not None:
             check_callable("lifespan", lifespan)
+            if inspect.isasyncgenfunction(function_of(lifespan)):
+                raise SettingsError("lifespan must make an async context manager: decorate it with contextlib.asynccontextmanager")
         self._lifespan = lifespan
         self._middleware = check_middleware(middleware)
         if on_event is not None:
@@ -397,6 +408,8 @@ class App(Generic[S]):
             SettingsError: an option is not valid, or the topic was already declared with different arguments.
         """
         name = check_name("topic", name)
+        partitions = check_count("partitions", partitions, most=MOST_PARTITIONS)
+        _refuse(options, _NO_OPTIONS_OF_A_TOPIC)
         if (standing := self._topics.get(name)) is not None:
             if not standing.agrees(payload_type, partitions, options):
                 raise SettingsError(f"topic {name!r} was declared before, with another payload type, size or options")
@@ -440,6 +453,7 @@ class App(Generic[S]):
         Raises:
             SettingsError: a value is not valid, another job has the name, or the package cronsim is missing.
         """
+        spec = check_str("the cron expression", spec)  # now: used as `@app.cron` it would get the function, and declare nothing
 
         def decorate(handler: Callable[[Tick], R]) -> Callable[[Tick], R]:
             self._add_job(make_job(handler, spec, tz, name=name, catch_up=catch_up, grace=grace, timeout=timeout, retry=retry))
@@ -698,6 +712,13 @@ class App(Generic[S]):
         if send_timeout not in self._producing:
             self._producing[send_timeout] = Shared(self._url, self.namespace, self._client)
         return self._producing[send_timeout]
+
+
+def _refuse(options: Mapping[str, object], owners: Mapping[str, str]) -> None:
+    """Raise SettingsError if one of the options is given elsewhere."""
+    for name, owner in owners.items():
+        if name in options:
+            raise SettingsError(f"{name} is no option here: it is {owner}")
 
 
 def raise_first(group: BaseExceptionGroup[BaseException]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, overload, runtime_chec
 
 import anyio
 
+from redisaq.describing import shown
 from redisaq.errors import SettingsError
 from redisaq.settings import check_choice
 
@@ -61,13 +63,13 @@ def run(
         What `main` returned; None if it was cancelled.
 
     Raises:
-        SettingsError: there is no such backend, or this is not the main thread.
+        SettingsError: there is no such backend, `main` cannot be called, or this is not the main thread.
         Exception: the exception of `main`, unchanged.
     """
     check_choice("backend", backend, ("asyncio", "uvloop", "trio"))
     if threading.current_thread() is not threading.main_thread():
         raise SettingsError("redisaq.run must be called in the main thread, which alone gets signals: use anyio.run in another one")
-    function = main.serve if isinstance(main, Servable) else main
+    function = _checked(main)
     owner = getattr(function, "__self__", None)
     result: Any = None
 
@@ -109,6 +111,17 @@ def run(
     if failure is not None:
         raise failure
     return result
+
+
+def _checked(main: Callable[..., Awaitable[Any]] | Servable) -> Callable[..., Awaitable[Any]]:
+    """Return the function to run; SettingsError if there is none."""
+    function = main.serve if isinstance(main, Servable) else main
+    if inspect.iscoroutine(function):
+        function.close()
+        raise SettingsError("main must be an async function, not what calling it makes: run(main), not run(main())")
+    if not callable(function):
+        raise SettingsError(f"main must be an async function or an App, not {shown(function)}")
+    return function
 
 
 class Early:

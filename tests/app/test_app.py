@@ -593,23 +593,42 @@ def consume(app: Any, handler: Any = nothing, **options: Any) -> object:
     return app.topic("orders", Order).consumer("x", **options)(handler)
 
 
+async def an_async_handler(message: Message[Order]) -> None:
+    """Take one message, as no middleware does."""
+
+
+async def undecorated(_: App[Any]) -> AsyncGenerator[None]:
+    """Be a lifespan without its decorator."""
+    yield
+
+
 REFUSED: list[tuple[Callable[[App[Any]], object], str]] = [
     (lambda app: app.topic("orders", int), "declared before"),
     (lambda app: app.topic("orders", Order, partitions=2), "was declared before, with"),
     (lambda app: app.topic("orders", Order, maxlen=3), "'orders' was declared before"),
     (lambda app: app.topic("or{ders"), "braces"),
-    (lambda app: app.topic("more", partitions=0), "init_partitions must be from 1"),
+    (lambda app: app.topic("more", partitions=0), "^partitions must be from 1"),
+    (lambda app: app.topic("more", **cast("Any", {"init_partitions": 3})), "init_partitions is no option here: it is partitions"),
+    (lambda app: app.topic("more", **cast("Any", {"client": "x"})), "client is no option here: it is the App"),
     (lambda app: app.topic("more", send_timeout=-1), "send_timeout must be more than 0"),
     (lambda app: app.topic("more", send_timeout=cast("Any", [1])), "send_timeout must be a number of seconds"),
     (lambda app: app.topic("orders", Order).consumer("billing")(nothing), "consumer of group 'billing'"),
     (lambda app: app.topic("orders", Order).batch_consumer("billing")(nothing), "of group 'billing' of topic"),
     (lambda app: consume(app, namespace="y"), "namespace is no option here"),
     (lambda app: consume(app, init_partitions=3), "the topic's: partitions"),
+    (lambda app: consume(app, payload_type=int), "payload_type is no option here: it is the topic's"),
+    (lambda app: consume(app, client="x"), "client is no option here"),
+    (lambda app: app.topic("orders", Order).consumer(cast("Any", nothing)), "group_name must be a str, not function"),
+    (lambda app: app.topic("orders", Order).batch_consumer(cast("Any", nothing)), "must be a str, not function"),
+    (lambda app: app.topic("orders", Order).batch_consumer("x", batch_wait=-1.0), "batch_wait must be at least 0"),
+    (lambda app: app.cron(cast("Any", nothing)), "the cron expression must be a str, not function"),
     (lambda app: consume(app, concurency=3), "no setting 'concurency'"),
     (lambda app: consume(app, Order), "the handler must be"),
     (lambda app: consume(app, middleware=[print]), "must be async functions"),
+    (lambda app: consume(app, middleware=[an_async_handler]), "called with .messages, call_next., and .* cannot be: too many"),
     (lambda _: App("http://x"), "begins with none of"),
     (lambda _: App(cast("Any", 3)), "must be a str"),
+    (lambda _: App(lifespan=cast("Any", undecorated)), "lifespan must make an async context manager: decorate it"),
     (lambda _: App(name=""), "name must have 1 to 256"),
     (lambda _: App(middleware=cast("Any", "abc")), "must be a list"),
 ]

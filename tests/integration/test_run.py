@@ -98,6 +98,17 @@ def test_the_second_signal_cancels(backend: Backend) -> None:
     assert service.told == ["stop", "close"]
 
 
+def test_what_cannot_be_run() -> None:
+    """The coroutine instead of its function, as `asyncio.run` takes it; and a consumer instead of its method."""
+
+    async def main() -> None: ...
+
+    with pytest.raises(SettingsError, match=r"not what calling it makes: run\(main\), not run\(main\(\)\)"):
+        redisaq.run(main())  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    with pytest.raises(SettingsError, match=r"must be an async function or an App, not <redisaq\.consumer\.Consumer"):
+        redisaq.run(redisaq.Consumer("orders", "memory://run"))  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 def test_a_backend_that_does_not_exist() -> None:
     name: Any = "gevent"
     with pytest.raises(SettingsError, match="gevent"):
