@@ -6,7 +6,9 @@ Nothing here recurses, so a group of any depth and width can be taken apart. Not
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import TypeVar, cast, overload
+
+E = TypeVar("E", bound=BaseException)
 
 
 def members_of(group: BaseException) -> tuple[BaseException, ...]:
@@ -16,6 +18,10 @@ def members_of(group: BaseException) -> tuple[BaseException, ...]:
     return cast("tuple[BaseException, ...]", BaseExceptionGroup.__dict__["exceptions"].__get__(group))
 
 
+@overload
+def leaves_of(error: BaseExceptionGroup[E]) -> Iterator[E]: ...
+@overload
+def leaves_of(error: BaseException) -> Iterator[BaseException]: ...
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in it that are not groups, each once, in their order; the error itself if it is not a group."""
     seen: set[int] = set()

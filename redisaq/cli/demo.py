@@ -28,12 +28,12 @@ from anyio.abc import ByteReceiveStream, Process, TaskGroup
 from cyclopts import Parameter, validators
 
 from redisaq import events
-from redisaq.cli.groups import leaves
 from redisaq.consumer import Consumer
 from redisaq.core.history import ranges_of
 from redisaq.embedded import open_embedded
 from redisaq.embedded.server import valkey_program
 from redisaq.environment import current_environment
+from redisaq.error_groups import leaves_of
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.message import Message
 from redisaq.producer import Producer
@@ -151,7 +151,7 @@ async def _play(demo: Demo, backend: Backend, url: str | None) -> list[Exception
         async with _server(url) as reached:
             await demo.run(backend, reached)
     except* (RedisaqError, BrokenPipeError) as group:
-        failures += leaves(group)
+        failures += leaves_of(group)
     return failures
 
 
@@ -492,7 +492,7 @@ async def _work(job: Job) -> bool:
             await (_produce(job, told, over) if job.name == "producer" else _consume(job, over))
             tasks.cancel_scope.cancel()
     except* RedisaqError as group:
-        failures += leaves(group)
+        failures += leaves_of(group)
     for failure in failures:
         tell(Report("failed", text=str(failure)))
     return not failures

@@ -11,8 +11,8 @@ from typing import Annotated
 import anyio
 from cyclopts import Parameter
 
-from redisaq.cli.groups import leaves
 from redisaq.embedded import EmbeddedServer, serve
+from redisaq.error_groups import leaves_of
 from redisaq.errors import RedisaqError
 from redisaq.run import run
 
@@ -46,7 +46,7 @@ async def keep(directory: str | None) -> RedisaqError | None:
         async with anyio.create_task_group() as tasks:
             show(await tasks.start(serve, directory))
     except* RedisaqError as group:
-        failures += leaves(group)
+        failures += leaves_of(group)
     return failures[0] if failures else None
 
 

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from redisaq.admin import Admin, DeadMessage, DeadSummary
 from redisaq.environment import current_environment
+from redisaq.error_groups import leaves_of
 from redisaq.errors import RedisaqError
 from redisaq.watching import words
 
@@ -217,9 +218,7 @@ class Job:
 
 def _text_of(errors: BaseExceptionGroup[Exception]) -> str:
     """Return the text of the first error: of one of ours its own, of another one its class, too."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = next(leaves_of(errors))
     return str(error) if isinstance(error, RedisaqError) else f"{type(error).__name__}: {error}"
 
 

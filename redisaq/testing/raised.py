@@ -7,10 +7,10 @@ the same each time that line raises that type.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from traceback import walk_tb
-from typing import cast
+
+from redisaq.error_groups import leaves_of
 
 RAISED = "the scenario raised "
 """The beginning of the sentence."""
@@ -24,19 +24,11 @@ _OTHERS = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "a
 
 def tell_raised(error: BaseException) -> str:
     """Return the sentence. For an exception group it names each exception in it."""
-    leaves = list(_leaves(error))
+    leaves = list(leaves_of(error))
     where = " and ".join(dict.fromkeys(f"{type(leaf).__name__}{_place(leaf)}" for leaf in leaves))
     texts = [text for leaf in leaves if (text := " ".join(str(leaf).split()))]
     text = "; ".join(texts) or "no text"
     return f"{RAISED}{where}: {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}"
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(one)
-    else:
-        yield error
 
 
 def _place(error: BaseException) -> str:
