@@ -62,7 +62,7 @@ def produce(
                     await admin.topic(topic)
                 except TopicMissingError as error:
                     raise Refused(f"{error}: use --partitions N to create it") from error
-        options = {"serializer": _same, "init_partitions": partitions or 1}
+        options = {"serializer": _same, "init_partitions": 1 if partitions is None else partitions}
         async with place.producer(topic, **options) as producer:
             if payload != "-":
                 data = checked(payload.encode("utf-8", "surrogateescape"), "the payload")

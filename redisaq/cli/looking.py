@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from typing import Annotated
 
 import anyio
@@ -191,7 +190,7 @@ def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
     broken = [one for one in found if one.unreadable]
     heads = ("app", "job", "schedule", "time zone", "last", "outcome", "next")
     rows = [
-        (one.app, one.name, one.spec, one.tz, _moment(one.last), short(f"{one.outcome} {one.error}".strip() or "-", 60), _moment(one.next))
+        (one.app, one.name, one.spec, one.tz, moment(one.last), short(f"{one.outcome} {one.error}".strip() or "-", 60), moment(one.next))
         for one in found
         if not one.unreadable
     ]
@@ -200,10 +199,6 @@ def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
         what = f"the cron job {one.name} of {one.app}" if one.name else f"the cron jobs of {one.app}"
         print(plain(f"{what} cannot be read: {one.unreadable} {remedy(one.unreadable)}".rstrip()), file=sys.stderr)
     return SERVER if broken else 0
-
-
-def _moment(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def _counts(info: GroupInfo) -> str:

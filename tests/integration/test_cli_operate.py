@@ -221,6 +221,7 @@ def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for wrong in ("{", "text", ""):
         assert say("produce", "orders", wrong)[0] == 2
     assert say("produce", "orders", "1", "--header", "a")[0] == 2
+    assert say("produce", "orders", "1", "--partitions", "0")[0] == 2
     assert say("produce", "orders", "-", "--dedup-id", "x")[0] == 2
     lines = tmp_path / "lines"
     for text, ended in (('1\n\n{"a": 2}', 0), ("1\r\n2\nno\n4\n", 2)):
