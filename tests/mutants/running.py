@@ -133,22 +133,24 @@ def first_few(tests: Sequence[str]) -> int:
 def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[Source], limit: float) -> Result:
     """Run what concerns a mutant, for `limit` seconds at most.
 
-    What tests take was noted under coverage.py, which takes most of that. So time is left when those are done that were chosen for it, and
-    further ones are chosen.
+    What tests take was noted under coverage.py, which takes most of that. So time is left when those are done that were chosen for it.
+    Then further ones are chosen, by what the first ones have really taken.
     """
     untried = {test: seconds for seconds, test in covering.of(sources, mutant.source, mutant.span)}
     close = covering.closeness(sources, mutant.source, mutant.place)
     result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered")
-    began = time.monotonic()
+    began, noted, spent = time.monotonic(), 1.0, 1.0
     with copy.changed(mutant.source.name, mutant.text):
         while (left := limit - (time.monotonic() - began)) > LEAST or not result.tests:
-            tests = choose([(seconds, test) for test, seconds in untried.items()], left, close)
+            tests = choose([(seconds, test) for test, seconds in untried.items()], left * max(1.0, noted / spent), close)
             if not result.tests:
                 tests = tests[: first_few(tests)]
             if not tests:
                 break
             result.tests += len(tests)
+            noted += sum(untried[test] for test in tests)
             run = run_tests(copy, tests, max(left, 1.0))
+            spent = time.monotonic() - began
             verdict, by = judge(run, untried)
             if verdict == "caught" and run_tests(copy, [by], limit).status == 0:  # a limit of its own: it is the proof
                 verdict, by, tests = "flaky", "", tests[: tests.index(by) + 1]
