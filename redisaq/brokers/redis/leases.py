@@ -16,7 +16,7 @@ from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import FIELDS, topic_state
 from redisaq.brokers.steps import leases as steps
 from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
-from redisaq.core.records import is_id, whole
+from redisaq.core.records import is_id, text_or_none, whole
 from redisaq.errors import ServerError
 from redisaq.link import Caller
 
@@ -148,6 +148,6 @@ def _mark(field: bytes, address: bytes) -> ReaderMark | None:
     _, _, words = field.partition(b":")
     client_id, _, run_id = words.partition(b":")
     number = whole(client_id)
-    if not number or not run_id.isalnum() or not address.isascii():
+    if not number or not run_id.isalnum():
         return None
-    return ReaderMark(number, address.decode(), run_id.decode())
+    return ReaderMark(number, text_or_none(address) or "", run_id.decode())  # without an address, it is killed by its id
