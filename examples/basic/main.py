@@ -1,6 +1,6 @@
 """Batch production, three consumers that share a topic, rebalancing as they come and go, and a second group that reads all of it again.
 
-Run it with `python examples/basic/main.py`: it brings a server of its own. With REDIS_URL in the environment it uses that one.
+Run it with `python examples/basic/main.py`: it brings a server of its own. With REDISAQ_URL in the environment it uses that one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from redisaq import Consumer, Message, Producer, events
 
-REDIS_URL = os.environ.get("REDIS_URL", "embedded://")
+REDISAQ_URL = os.environ.get("REDISAQ_URL", "embedded://")
 TOPIC = "notifications"
 PARTITIONS = 6
 MESSAGES = 600
@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0
-        self.consumer = Consumer(TOPIC, REDIS_URL, group_name="senders", batch_size=10, on_event=self.tell)
+        self.consumer = Consumer(TOPIC, REDISAQ_URL, group_name="senders", batch_size=10, on_event=self.tell)
 
     async def handle(self, message: Message[Any]) -> None:
         await asyncio.sleep(0.01)  # the work
@@ -51,7 +51,7 @@ class Worker:
 async def produce() -> list[str]:
     """Enqueue in batches; messages of one user go to one partition, and so are handled in their order."""
     ids: list[str] = []
-    async with Producer(TOPIC, REDIS_URL, init_partitions=PARTITIONS, maxlen=10_000) as producer:
+    async with Producer(TOPIC, REDISAQ_URL, init_partitions=PARTITIONS, maxlen=10_000) as producer:
         for first in range(0, MESSAGES, 100):
             payloads = [{"user": f"user-{n % 40}", "number": n} for n in range(first, first + 100)]
             ids += await producer.batch_enqueue(payloads, partition_key="user")
@@ -98,7 +98,7 @@ async def main() -> None:
     async def read(messages: list[Message[Any]]) -> None:
         again.update(message.msg_id for message in messages)
 
-    async with Consumer(TOPIC, REDIS_URL, group_name="archive") as archive:
+    async with Consumer(TOPIC, REDISAQ_URL, group_name="archive") as archive:
         await archive.process_batch(read, batch_size=100, until_empty=True)
     print(f"group archive: {len(again & set(ids))} of {len(ids)} read again")
 

@@ -1,6 +1,6 @@
 """One FastAPI application that takes jobs in and works on them: a producer for its routes, a consumer beside them, both in its lifespan.
 
-Run it with `python examples/fastapi/app.py`: it brings a server of its own. With REDIS_URL in the environment it uses that one, and
+Run it with `python examples/fastapi/app.py`: it brings a server of its own. With REDISAQ_URL in the environment it uses that one, and
 then several processes of it share the work.
 """
 
@@ -67,7 +67,7 @@ def create_app(redis_url: str) -> FastAPI:
     return app
 
 
-app = create_app(os.environ.get("REDIS_URL", "embedded://"))
+app = create_app(os.environ.get("REDISAQ_URL", "embedded://"))
 
 
 if __name__ == "__main__":

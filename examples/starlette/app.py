@@ -1,6 +1,6 @@
 """One Starlette application with an App and its page: a route enqueues, a consumer works, /queue/ shows what goes on.
 
-Run it with `python examples/starlette/app.py`: it brings a server of its own. With REDIS_URL in the environment it uses that one. It runs
+Run it with `python examples/starlette/app.py`: it brings a server of its own. With REDISAQ_URL in the environment it uses that one. It runs
 on trio; BACKEND=asyncio takes the other event loop.
 """
 
@@ -85,7 +85,7 @@ async def main() -> None:
         async def stopped() -> None:
             await anext(signals)
 
-        await anycorn.serve(create_app(os.environ.get("REDIS_URL", "embedded://")), config, shutdown_trigger=stopped)  # type: ignore[arg-type]
+        await anycorn.serve(create_app(os.environ.get("REDISAQ_URL", "embedded://")), config, shutdown_trigger=stopped)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A consumer in a trio nursery: started with `nursery.start`, ended by cancelling the nursery, in the middle of its work.
 
 What was finished by then is settled; what was not is redelivered, here to a loop that pulls its messages. Run it with
-`python examples/trio_nursery/main.py`: it brings a server of its own. With REDIS_URL in the environment it uses that one.
+`python examples/trio_nursery/main.py`: it brings a server of its own. With REDISAQ_URL in the environment it uses that one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import trio
 
 from redisaq import Consumer, Message, Producer
 
-REDIS_URL = os.environ.get("REDIS_URL", "embedded://")
+REDISAQ_URL = os.environ.get("REDISAQ_URL", "embedded://")
 ORDERS = 40
 
 
@@ -36,12 +36,12 @@ async def handle(message: Message[Order]) -> None:
 
 
 async def main() -> None:
-    async with Producer("orders", REDIS_URL, init_partitions=4) as producer:
+    async with Producer("orders", REDISAQ_URL, init_partitions=4) as producer:
         orders = [Order(number, f"customer-{number % 7}") for number in range(ORDERS)]
         await producer.batch_enqueue(orders, partition_key="customer")
 
     # One handler at a time per customer, up to eight customers at once.
-    consumer = Consumer("orders", REDIS_URL, payload_type=Order, group_name="billing", ordering="key", concurrency=8)
+    consumer = Consumer("orders", REDISAQ_URL, payload_type=Order, group_name="billing", ordering="key", concurrency=8)
     async with consumer, trio.open_nursery() as nursery:
         await nursery.start(consumer.process, handle)
         print(f"ready, with partitions {sorted(consumer.assignment)}")
@@ -51,7 +51,7 @@ async def main() -> None:
     print(f"cancelled: {len(finished)} orders finished, {len(interrupted)} interrupted")
 
     pulled: list[int] = []
-    rest = Consumer("orders", REDIS_URL, payload_type=Order, group_name="billing")
+    rest = Consumer("orders", REDISAQ_URL, payload_type=Order, group_name="billing")
     async with rest, rest.messages(until_empty=True) as messages:
         async for message in messages:
             async with message:  # settled when the block is left, pending again if it raises

@@ -35,8 +35,8 @@ def redis(server_pool: ServerPool) -> Iterator[Server]:
 
 def surroundings(redis_url: str | None, **more: str) -> dict[str, str]:
     """Return a program's environment."""
-    plain = {name: value for name, value in os.environ.items() if name not in ("PORT", "REDIS_URL")}
-    return plain | more | ({} if redis_url is None else {"REDIS_URL": redis_url})
+    plain = {name: value for name, value in os.environ.items() if name not in ("PORT", "REDISAQ_URL")}
+    return plain | more | ({} if redis_url is None else {"REDISAQ_URL": redis_url})
 
 
 def run_example(name: str, redis_url: str | None) -> str:
