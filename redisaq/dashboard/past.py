@@ -31,7 +31,7 @@ class Past:
         """Read the history of a group, if the window needs it and what is known of it is old. What cannot be read has no past."""
         if window is WINDOWS[0]:
             return
-        self._known = {name: one for name, one in self._known.items() if now - one[0] < FRESH}
+        self._known = {name: one for name, one in self._known.items() if abs(now - one[0]) < FRESH}
         if (topic, group) in self._known:
             return
         found: Sequence[HistoryEntry] = ()

@@ -1,8 +1,7 @@
 """The Accumulator: makes snapshots from reports.
 
 Input: what Admin returns, and when. Output: snapshots, with rates, ages, curves, colours and what needs attention. It does no I/O and reads
-no clock: the same reports make the same snapshots. What was not looked
-at is a gap in the curves.
+no clock: the same reports make the same snapshots. What was not looked at is a gap in the curves.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ MOST_DEAD = 20
 class Accumulator:
     """What is known of all topics and groups of one namespace."""
 
-    def __init__(self) -> None:
-        """Create an accumulator that has seen nothing."""
+    def __init__(self, after: int = 0) -> None:
+        """Create an accumulator that has seen nothing; its snapshots have greater numbers than `after`."""
         self._topics: dict[str, KnownTopic] = {}
         self._server = ServerView("", "")
         self._steady = Steady()
         self._jobs: set[tuple[str, str]] = set()
         self._unreadable: set[tuple[str, str]] = set()
         self._at = 0.0
-        self._number = 0
+        self._number = after
         self._curves = 0
         self._bin: int | None = None
 

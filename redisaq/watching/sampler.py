@@ -45,6 +45,10 @@ REPORTS = 10
 PATIENCE = 3.0
 """Seconds that one answer may take. After that the server is away."""
 
+SET_BACK = 60.0
+"""Seconds: a server whose time is earlier than what was seen of it by more has had its clock set back. Without a new beginning, every
+report would count as old until that time has come again. Nodes of a cluster may differ by less."""
+
 _UNREADABLE = (SettingsError, ServerError, UnknownFormatError)
 """Errors of one topic or group: it has a name that redisaq never gave, a key that redisaq did not write, or a later format."""
 
@@ -251,6 +255,10 @@ class Sampler:
         facts = await _within(self._admin.server())
         self._offset = facts.now.timestamp() - self._environment.monotonic()
         self._server_looked = self._environment.monotonic()
+        if facts.now.timestamp() < self._latest.at - SET_BACK:
+            self._accumulator = Accumulator(after=self._latest.number)
+            self._turns.clear()
+            self._histories.clear()
         self._accumulator.saw_server(facts)
 
     async def _look_at_topic(self, topic: str, left: float) -> int:

@@ -14,7 +14,7 @@ from redisaq import App, Consumer, Message, Producer, RetryPolicy, Tick
 from redisaq.admin import Admin, GroupInfo, PartitionInfo
 from redisaq.brokers import open_broker
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.store import open_store
+from redisaq.brokers.memory.store import MemoryStore, open_store
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.topics import FORMAT, MakeTopic
 from redisaq.brokers.terms import GroupName
@@ -249,6 +249,29 @@ def test_a_server_that_is_away_and_comes_back() -> None:
                 assert (snapshot.server.state, [one.key for one in snapshot.attention if one.key == "server"]) == ("here", [])
 
     run(main)
+
+
+def test_a_server_whose_clock_is_set_back_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise what it reports would count as old for an hour, and the page would say that it is live."""
+    ahead = 3600.0
+    monkeypatch.setattr(MemoryStore, "now", lambda store: round((store.environment.wall_clock() + ahead) * 1_000_000))
+
+    async def main() -> None:
+        nonlocal ahead
+        await make("orders")
+        async with sampling() as (sampler, _):
+            with sampler.watch() as watching:
+                first = await anext(watching)
+                ahead = 0.0
+                async with Producer("orders", URL) as producer:
+                    await producer.batch_enqueue([{"n": number} for number in range(5)])
+                with anyio.fail_after(60):
+                    while (found := (last := await anext(watching)).group("orders", "billing")) is None or found.unread < 5:
+                        pass
+        assert last.at < first.at - 3000
+        assert last.number > first.number
+
+    virtual_run(main)
 
 
 def test_a_slow_reader_gets_the_newest_and_one_only() -> None:
