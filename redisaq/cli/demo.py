@@ -69,17 +69,6 @@ STDIN = 0
 JOB = "REDISAQ_DEMO_JOB"  # the environment variable
 ERROR_BYTES = 4000  # how much of a child's standard error is kept, from the end
 
-DESCRIPTION = """\
-A producer process fills a topic, some consumer processes of one group share its partitions, on a private Valkey that is gone
-afterwards. When half of the messages are processed, one consumer is killed with SIGKILL; the others take its partitions over once its
-lease has run out. At the end every message must have been processed at least once: the exit status is 0 only then.
-"""
-
-EPILOG = f"""\
-The demo's consumers send a heartbeat every {HEARTBEAT:g} s and are taken for dead after {TTL:g} s without one (the defaults are 3 s and
-12 s). With --redis-url the demo's keys stay on that server, under the namespace {NAMESPACE!r}.
-"""
-
 
 class Job(msgspec.Struct, frozen=True):
     """The job of a child process. `name` is "producer" or the name of a consumer."""
@@ -110,17 +99,23 @@ def demo(
     messages: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10_000_000))] = 10_000,
     consumers: Annotated[int, Parameter(validator=validators.Number(gte=2, lte=64))] = 3,
     partitions: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))] = 12,
-    redis_url: str | None = None,
+    url: Annotated[str | None, Parameter(name=["--url", "--redis-url"])] = None,
     plain: Annotated[bool, Parameter(show=False, negative="")] = False,  # noqa: ARG001 -- it once turned off a picture, and scripts may still use it
 ) -> int:
     """Watch consumers share partitions, one die, and nothing get lost.
+
+    A producer fills a topic, and consumers of one group share its partitions, on a private Valkey that is gone afterwards.
+
+    When half of the messages are processed, one consumer is killed with SIGKILL. The others take its partitions over.
+
+    The exit status is 0 only if every message was processed at least once.
 
     Args:
         backend: the event loop of every process.
         messages: messages to produce.
         consumers: consumer processes.
         partitions: partitions of the topic.
-        redis_url: use this server instead of a private one.
+        url: use this server instead of a private one. The demo's keys stay there, under a namespace of its own.
         plain: changes nothing.
 
     Raises:
@@ -128,9 +123,9 @@ def demo(
         ConnectionFailed: the private server does not start.
         BrokenPipeError: the reader of the output is gone.
     """
-    print(f"redisaq demo: {backend}, {_check(backend, redis_url)}", flush=True)
+    print(f"redisaq demo: {backend}, {_check(backend, url)}", flush=True)
     demo = Demo(messages, consumers, partitions)
-    failures = run(_play, demo, backend, redis_url, backend=backend)
+    failures = run(_play, demo, backend, url, backend=backend)
     if failures is None:
         print("redisaq demo: interrupted; every process has ended.", file=sys.stderr)
         return INTERRUPTED
@@ -163,7 +158,7 @@ def _check(backend: str, url: str | None) -> str:
         valkey_program()
         return "a private Valkey"
     if url.startswith("memory://") or url == "embedded://":
-        raise SettingsError(f"--redis-url {url} is for one process alone, and the demo has several; leave it out for a private server")
+        raise SettingsError(f"--url {url} is for one process alone, and the demo has several; leave it out for a private server")
     if url.startswith("embedded://"):
         return url
     from redisaq.link import parse_url  # noqa: PLC0415 -- it takes a moment to import, and is not always needed

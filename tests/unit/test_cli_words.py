@@ -41,7 +41,7 @@ def test_help_names_the_commands(words: list[str], capsys: pytest.CaptureFixture
 def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of("demo", "--help") == 0
     out = capsys.readouterr().out
-    for option in ("--backend", "uvloop", "--messages", "--consumers", "--partitions", "--redis-url"):
+    for option in ("--backend", "uvloop", "--messages", "--consumers", "--partitions", "--url", "--redis-url"):
         assert option in out
     assert status_of("server", "--help") == 0
     assert "--dir" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_what_is_not_understood_is_2(words: list[str], capsys: pytest.CaptureFix
     [("memory://x", "one process alone"), ("embedded://", "one process alone"), ("hubba://:secret@x", "begins with")],
 )
 def test_an_url_of_no_use_is_refused_at_once(url: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of("demo", "--redis-url", url) == 2
+    assert status_of("demo", "--url", url) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("redisaq demo: ")
