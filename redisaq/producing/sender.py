@@ -17,6 +17,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
+from msgspec import structs
 
 from redisaq.brokers.growth import make_or_grow, publish_again, settle_growth
 from redisaq.brokers.steps import Broker, producing, topics
@@ -357,12 +358,19 @@ class Sender:
             case Kill():
                 enqueue.killed(allowed=await broker.kill([ReaderMark(*connection) for connection in step.connections]))
             case Find():
-                ids = [message.msg_id.encode() for message in step.messages]
-                found = await broker.do(producing.Find(self._topic, step.partition, step.anchor, ids))
+                found = await self._find(step)
                 await self._confirm(step.partition)
                 enqueue.found(found.present, complete=found.complete, last=found.last, run=self._same(run))
             case Send():
                 await self._send(enqueue, step, way)
+
+    async def _find(self, step: Find) -> producing.Found:
+        """Look at all of the tail, a piece at a time."""
+        look = producing.Find(self._topic, step.partition, step.anchor, [message.msg_id.encode() for message in step.messages])
+        found = await self._broker.do(look)
+        while found.rest is not None:
+            found = found.followed_by(await self._broker.do(structs.replace(look, anchor=found.rest)))
+        return found
 
     async def _wait(self, enqueue: Enqueue, step: Pause | WaitForTurn | WaitForRoom) -> None:
         if isinstance(step, WaitForRoom):

@@ -248,6 +248,23 @@ def test_e2_the_search_begins_after_what_was_appended_last(monkeypatch: pytest.M
 
 
 @on_both
+def test_e2_a_long_tail_is_looked_at_in_pieces(backend: Backend) -> None:
+    """The server does nothing else while it looks at one."""
+
+    async def scenario(url: str) -> tuple[list[str], bool]:
+        producer, wire, _ = await opened(url)
+        await produce(url, 20_500)
+        wire.breaks["append"] = 1
+        sent = await producer.enqueue({"n": 1})
+        await produce(url, 1)
+        stream = store_of(url).streams["jobs", 0]
+        await producer.close()
+        return wire.steps(), stream.after((0, 0), 20_503)[-2][1][1] == sent.encode() and len(stream) == 20_503
+
+    assert play(scenario, backend) == (["append", "kill", "find", "find", "find"], True)
+
+
+@on_both
 def test_e4_nothing_later_is_sent_before_what_is_being_recovered(backend: Backend) -> None:
     async def scenario(url: str) -> list[str]:
         producer, wire, first = await opened(url)

@@ -95,6 +95,24 @@ async def test_a_long_tail_is_read_whole(a: Broker) -> None:
     ids = await append(a, "orders", 0, *(b"%d" % number for number in range(1501)))
     found = await a.do(Find("orders", 0, anchor, [b"0", b"499", b"500", b"999", b"1000", b"1500", b"1501"]))
     assert shown(found) == ((ids[0], ids[499], ids[500], ids[999], ids[1000], ids[1500], None), True)
+    assert found.rest is None
+
+
+async def test_a_tail_is_looked_at_in_pieces(world: World, a: Broker) -> None:
+    """E2: each piece has evidence of its own, since trimming may go on between two of them."""
+    await a.do(MakeTopic("orders", 1))
+    anchor, *ids = await append(a, "orders", 0, *(b"%d" % number for number in range(1203)))
+    sought = [b"1", b"600", b"601", b"1202", b"x"]
+    piece = await a.do(Find("orders", 0, anchor, sought, 600))
+    assert (shown(piece), piece.rest) == (((ids[0], ids[599], None, None, None), True), ids[599])
+    more = await a.do(Find("orders", 0, ids[599], sought, 600))
+    assert (shown(more), more.rest) == (((None, None, ids[600], None, None), True), ids[1199])
+    last = await a.do(Find("orders", 0, ids[1199], sought, 600))
+    assert last == Found((None, None, None, ids[1201], None), complete=True, last=ids[1201])
+    both = piece.followed_by(more).followed_by(last)
+    assert both == Found((ids[0], ids[599], ids[600], ids[1201], None), complete=True, last=ids[1201])
+    world.trim("orders", 0, 300)
+    assert not piece.followed_by(await a.do(Find("orders", 0, ids[599], sought, 600))).complete
 
 
 async def test_fields_of_others_are_no_message_ids(a: Broker) -> None:

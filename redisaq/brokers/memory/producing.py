@@ -24,10 +24,12 @@ def find(store: MemoryStore, step: steps.Find) -> steps.Found:
     stream = store.streams.get(step.place, Stream())  # a missing stream has lost its entries, too
     anchor = parse_id(step.anchor)
     ids = dict.fromkeys(store.delayed.get(step.place, ()), b"")
-    ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(anchor, len(stream)) if fields[:1] == (b"i",)}
+    entries = stream.after(anchor, step.most)
+    ids |= {fields[1]: format_id(entry_id) for entry_id, fields in entries if fields[:1] == (b"i",)}
     first = stream.first_id
     complete = stream.removed == 0 or (first is not None and first <= anchor)
-    return steps.Found(tuple(ids.get(msg_id) for msg_id in step.msg_ids), complete, format_id(stream.last_id))
+    rest = format_id(entries[-1][0]) if len(entries) == step.most else None
+    return steps.Found(tuple(ids.get(msg_id) for msg_id in step.msg_ids), complete, format_id(stream.last_id), rest)
 
 
 @does(steps.Confirm)

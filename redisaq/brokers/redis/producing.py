@@ -36,12 +36,12 @@ def _last_id(reply: Reply) -> bytes | None:
 def find(step: steps.Find, keys: Keys) -> Asked[steps.Found]:
     """Look for messages (E2, E7)."""
     stream, delayed = keys.stream(step.topic, step.partition), keys.delayed(step.topic, step.partition)
-    return FIND(stream, delayed, step.anchor, *step.msg_ids), _found
+    return FIND(stream, delayed, step.anchor, step.most, *step.msg_ids), _found
 
 
 def _found(reply: Reply) -> steps.Found:
-    complete, found, last = reply
-    return steps.Found(tuple(found), complete == 1, last)
+    complete, found, last, rest = reply
+    return steps.Found(tuple(found), complete == 1, last, rest)
 
 
 @command(steps.Confirm)

@@ -33,18 +33,25 @@ SEALED = b""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a look at a stream's tail found.
+    """What a look at a stream's tail, or at a piece of it, found.
 
     Attributes:
         present: for each message asked for, its entry id, or b"" if it is delayed, or None if it is neither in the stream nor delayed.
         complete: the tail reaches back to the anchor, so a message that is not present was never appended. If False, trimming has removed
             the evidence (E2).
         last: the last id that the stream ever had, b"0-0" if the stream is missing (C5).
+        rest: the entry after which the tail goes on: look again from there; None if this was all of it.
     """
 
     present: tuple[bytes | None, ...]
     complete: bool
     last: bytes
+    rest: bytes | None = None
+
+    def followed_by(self, more: Found) -> Found:
+        """Return what both found: this, and the look at what came after it."""
+        present = tuple(one if one is not None else other for one, other in zip(self.present, more.present, strict=True))
+        return Found(present, self.complete and more.complete, more.last, more.rest)
 
 
 class Delayed(msgspec.Struct, frozen=True):
@@ -68,10 +75,13 @@ class Find(PartitionStep[Found], frozen=True):
     Attributes:
         anchor: an entry id.
         msg_ids: the messages' ids.
+        most: entries to look at, since the server does nothing else meanwhile. Where the run of a server is another one, the tail is the
+            whole stream.
     """
 
     anchor: bytes
     msg_ids: Sequence[bytes]
+    most: int = 10_000
 
 
 class Delay(PartitionStep[bool], frozen=True):
