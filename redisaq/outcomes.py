@@ -81,3 +81,7 @@ class PartialFailure(Exception):
         reason = SettingsError("PartialFailure names a message that is not of the batch")
         reason.__cause__ = self
         return {message: self.errors.get(message, reason) for message in batch}
+
+
+INSTRUCTIONS = (RetryAfter, DeadLetter, Discard, PartialFailure)
+"""What says what to do with a message, if a handler raises it."""

@@ -32,11 +32,12 @@ from redisaq.consuming.standing import spent, still_owned
 from redisaq.core.in_flight import WAITING, Counting, Flight
 from redisaq.core.records import Body
 from redisaq.core.retry import sole
+from redisaq.describing import shown
 from redisaq.environment import Environment
 from redisaq.error_groups import leaves_of, split_off
 from redisaq.message import Message
 from redisaq.middleware import Middleware, through
-from redisaq.outcomes import PartialFailure
+from redisaq.outcomes import INSTRUCTIONS, PartialFailure
 
 A = TypeVar("A")
 
@@ -236,7 +237,7 @@ class Execution:
             call = self._handler(message)
             result = await (call if timeout is None else _within(timeout, call))
             if result is not None:
-                _check_run(result)
+                _check_result(result)
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
             return self.failed(message, error)
         except BaseException as error:
@@ -294,7 +295,7 @@ class Execution:
             call = self._handler(messages)
             result = await (call if timeout is None else _within(timeout, call))
             if result is not None:
-                _check_run(result)
+                _check_result(result)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)
             named = issubclass(type(cause), PartialFailure)
@@ -406,10 +407,17 @@ async def _within(timeout: float, call: Awaitable[object]) -> object:
         return await call
 
 
-def _check_run(result: object) -> None:
-    """Raise HandlerNotRun if a handler's result shows that it did not run, for example because it contains a `yield` and is decorated."""
+def _check_result(result: object) -> None:
+    """Raise what a handler's result shows to be wrong: else the message would count as handled.
+
+    Raises:
+        HandlerNotRun: it did not run, for example because it contains a `yield` and is decorated.
+        TypeError: it says what to do with the message, and had to raise that.
+    """
     if made := unrun(result):
         raise HandlerNotRun(f"the handler returned {made}: what it would do has not been done")
+    if issubclass(type(result), INSTRUCTIONS):
+        raise TypeError(f"the handler returned {shown(result)}: raise it, since what a handler returns is ignored")
 
 
 def _own_cancellation(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock, Mock
 import anyio
 import pytest
 
-from redisaq import Admin, Consumer, Producer, RetryPolicy
+from redisaq import Admin, Consumer, DeadLetter, Discard, PartialFailure, Producer, RetryAfter, RetryPolicy
 from redisaq.core.codec import serialize
 from redisaq.errors import SerializationError, SettingsError
 from redisaq.middleware import check_middleware
@@ -223,6 +223,20 @@ def test_what_returns_something_that_has_not_run_has_failed(callback: Any) -> No
     outcome = HandlerKit(callback, retry=policy).deliver(1)
     assert (outcome.to, type(outcome.error).__name__) == ("retry", "HandlerNotRun")
     assert [one.to for one in HandlerKit(callback, retry=policy, batch=True).deliver_batch([1, 2])] == ["retry"] * 2
+
+
+@pytest.mark.parametrize("instruction", [RetryAfter(5), DeadLetter("x"), Discard("y"), PartialFailure({})], ids=repr)
+def test_an_instruction_that_is_returned_has_failed(instruction: Exception) -> None:
+    """A message that was to be retried, or kept, would be acknowledged."""
+
+    async def handler(_given: Any) -> Exception:
+        return instruction
+
+    policy = RetryPolicy(max_attempts=2)
+    outcome = HandlerKit(handler, retry=policy).deliver(1)
+    assert (outcome.to, type(outcome.error)) == ("retry", TypeError)
+    assert "raise it" in str(outcome.error)
+    assert [one.to for one in HandlerKit(handler, retry=policy, batch=True).deliver_batch([1, 2])] == ["retry"] * 2
 
 
 async def asynchronous(_given: Any) -> Any:
