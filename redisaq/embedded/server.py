@@ -288,7 +288,8 @@ class EmbeddedServer:
                 return not os.path.exists(self.directory)  # noqa: PTH110
             descriptors.close(lock)  # there is no keeper any more
         if (users := self._lock("users.lock", fcntl.LOCK_EX)) is None:
-            if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
+            # The keeper may have removed the file since: one that is made now is no other user's.
+            if (users := self._lock("users.lock", fcntl.LOCK_SH, make=False)) is None:
                 return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
             descriptors.close(users)
             return True  # another user has it open

@@ -129,7 +129,7 @@ class Dialer:
             SettingsError: the certificate files cannot be used, or time is virtual.
         """
         if not environment.real:
-            reason = "cannot answer in virtual time, which passes at once: use memory://name in virtual_run and simulate"
+            reason = "cannot answer in virtual time, which passes at once: use memory://name there"
             raise SettingsError(f"{self._address.display} {reason}")
         dial = _Dial()
         with dial.scope:

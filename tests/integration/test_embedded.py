@@ -160,6 +160,30 @@ async def test_a_keeper_that_removes_is_not_disturbed(monkeypatch: pytest.Monkey
     assert not directory.exists()
 
 
+async def test_a_keeper_that_removes_is_not_taken_for_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the last user leaves, and the lock file that it has made stays with the directory."""
+    server = hold_embedded(None)
+    directory = Path(server.directory)
+    server.let_go()
+    whole = EmbeddedServer._lock
+
+    def lock(self: EmbeddedServer, name: str, kind: int, *, make: bool = True) -> int | None:
+        found = whole(self, name, kind, make=make)
+        if found is None:
+            (directory / name).unlink(missing_ok=True)  # as the keeper does just then
+        return found
+
+    with (directory / "server.lock").open("w") as kept, (directory / "users.lock").open("w") as users:
+        for file in (kept, users):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr(EmbeddedServer, "_lock", lock)
+        assert not server.remove()
+        assert [file.name for file in directory.iterdir()] == ["server.lock"]
+    monkeypatch.undo()
+    assert server.remove()
+    assert not directory.exists()
+
+
 async def test_a_private_one_stays_while_others_use_it() -> None:
     server = await open_embedded(None)
     other = await open_embedded(server.directory)

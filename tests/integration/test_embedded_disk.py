@@ -21,7 +21,7 @@ from redisaq import Admin, Producer
 from redisaq.embedded import hold_embedded, keeper, open_embedded
 from redisaq.embedded.keeper import Keeper
 from redisaq.embedded.server import EmbeddedServer, valkey_program
-from redisaq.errors import ConnectionFailed, RedisaqError, SettingsError
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, RedisaqError, SettingsError
 from tests.integration.test_embedded import processes_in, until
 
 LIMIT = 60
@@ -61,8 +61,10 @@ async def fill(producer: Producer) -> list[str]:
         try:
             confirmed.append(await producer.enqueue("x" * 1000))
         except RedisaqError as error:
-            assert "MISCONF" in str(error)  # noqa: PT017 -- which of them fails is the server's to say
-            return confirmed
+            if "MISCONF" in str(error):
+                return confirmed
+            if not isinstance(error, AmbiguousEnqueueError):  # a busy machine may take longer than a short send_timeout
+                raise
 
 
 @pytest.mark.anyio
