@@ -234,13 +234,18 @@ class PartitionOwner(Actor[Drain]):
         await parts.stop(workers, timeout=0)
         with anyio.move_on_after(FLUSH_LIMIT):
             await owned.wait_settled()
-            await self._hand_back(owned.flights.hand_back())
-            await insist(reader.make_sure, self._around.environment)
-            await self._release()
-            # Once more: a late raise may have undone it before the release (T5).
-            counts, resolutions = owned.flights.hand_back_again()
-            await self._hand_back(counts)
-            await self._give_back(resolutions)
+            await self._hand_over(reader)
+
+    async def _hand_over(self, reader: PartitionReader) -> None:
+        """Release the partition, as if no handler had been about to begin on what none has begun on (T5). Nothing runs here now."""
+        flights = self.owned.flights
+        await self._hand_back(flights.hand_back())
+        await insist(reader.make_sure, self._around.environment)
+        await self._release()
+        # Once more: a late raise may have undone it before the release.
+        counts, resolutions = flights.hand_back_again()
+        await self._hand_back(counts)
+        await self._give_back(resolutions)
 
     async def _hand_back(self, counts: Mapping[bytes, int]) -> None:
         """Undo the counts of messages that were read and never started (T5)."""
@@ -274,13 +279,12 @@ class PartitionOwner(Actor[Drain]):
                 return False
 
     async def _say_farewell(self) -> None:
-        """Release after a failure, so that no member has to wait for a holder that is gone: nothing runs here now."""
+        """Release after a failure, or after a drain that took too long, so that no member has to wait for a holder that is gone."""
         owned = self.owned
         if self._around.given_up:
             return
         if self._reader is not None and not self._released and not owned.lost and owned.lease.alive():
-            await insist(self._reader.make_sure, self._around.environment)
-            await self._release()
+            await self._hand_over(self._reader)
 
     def _tell_lost(self) -> None:
         if self.acquired:

@@ -190,3 +190,34 @@ async def test_what_no_handler_has_begun_on_is_handed_back_as_if_it_had_not_been
     async with Admin(url) as admin:
         (partition,) = (await admin.group("jobs", "default_group")).partitions
     assert partition.deliveries == {0: 2, 1: 1}
+
+
+async def test_it_is_handed_back_too_where_settling_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5: else the next owner takes what was read for an attempt whose process died."""
+    url = fresh_url()
+    await produce(url, 3)
+    whole, steps, settling = MemoryBroker._operate, list[str](), anyio.Event()
+
+    async def operate(self: MemoryBroker, name: str, step: Any) -> Any:
+        if name == "settle":
+            settling.set()
+            await anyio.sleep_forever()
+        if settling.is_set() and name in ("set_deliveries", "release"):
+            steps.append(name)
+        return await whole(self, name, step)
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload["n"]:
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(MemoryBroker, "_operate", operate)
+    consumer = quick(url, drain_timeout=0.1)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await settling.wait()
+            await consumer.stop()
+    async with Admin(url) as admin:
+        (partition,) = (await admin.group("jobs", "default_group")).partitions
+    assert partition.deliveries == {0: 1, 1: 2}, "one was done, one was begun"
+    assert steps == ["set_deliveries", "release"]
