@@ -158,6 +158,8 @@ async def test_entries_and_searches(a: Broker, world: World, group: GroupName, o
     assert [entry_id for entry_id, _ in await a.do(ReadEntries(group.topic, 0, ids[247], 9))] == ids[248:]
     assert await a.do(CountEntries(group.topic, 0, b"0-0", b"", 249)) == Counted(249, ids[248])
     assert await a.do(CountEntries(group.topic, 0, ids[248], b"", 249)) == Counted(1)
+    assert await a.do(CountEntries(group.topic, 0, b"0-0", b"", 101)) == Counted(101, ids[100])
+    assert await a.do(CountEntries(group.topic, 0, b"0-0", b"", 1)) == Counted(1, ids[0])
     assert (
         await a.do(CountEntries(group.topic, 0, ids[9], ids[19], 100))
         == await a.do(CountEntries(group.topic, 0, ids[9], ids[19], 11))

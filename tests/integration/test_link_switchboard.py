@@ -300,6 +300,37 @@ async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
                     fake.answers["SSUBSCRIBE"] = confirm
 
 
+async def test_who_joins_a_channel_that_the_server_has_ended_waits_until_it_is_confirmed_again() -> None:
+    """Else it would believe that it listens, and hear nothing."""
+
+    def confirm(command: list[bytes]) -> bytes:
+        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
+
+    with FakeServer(usual_answers() | {"SSUBSCRIBE": confirm}) as fake:
+        async with opened(fake.url) as link:
+            first, other = await link.listen("first"), await link.listen("other")
+            fake.answers["SSUBSCRIBE"] = lambda _: b""
+            fake.send(b">3\r\n+sunsubscribe\r\n+first\r\n:0\r\n")
+            listening = anyio.Event()
+
+            async def join() -> None:
+                await link.listen("first")
+                listening.set()
+
+            with anyio.fail_after(HANG_SECONDS):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(other.wait)
+                    while fake.words().count("SSUBSCRIBE") < 3:
+                        await anyio.sleep(0.001)
+                    tasks.start_soon(join)
+                    await anyio.sleep(0.02)
+                    assert not listening.is_set()
+                    fake.send(confirm([b"", b"first"]))
+                    await listening.wait()
+                    await first.wait()
+                    tasks.cancel_scope.cancel()
+
+
 async def ending(bell: Bell) -> str:
     """Wait; return how that ended."""
     try:

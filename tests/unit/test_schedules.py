@@ -203,6 +203,14 @@ def test_other_times_count_from_now_and_two_versions_each_tick_as_they_say() -> 
     assert written(terms(), other, DUE[4], None, starting=True) == Schedule(terms(), DUE[4])
 
 
+def test_the_terms_of_the_program_that_started_last_are_kept() -> None:
+    kept = Schedule(terms("all"), DUE[3])
+    assert written(terms("latest"), kept, DUE[4], None, starting=False) == Schedule(terms("all"), DUE[4])
+    assert written(terms("latest"), kept, DUE[4], None, starting=True) == Schedule(terms("latest"), DUE[4])
+    for starting in (True, False):
+        assert written(terms(), None, DUE[4], None, starting=starting) == Schedule(terms(), DUE[4])
+
+
 def test_what_came_of_the_newest_tick_is_kept() -> None:
     old, new = TickRun(DUE[1], "dead", DUE[2] + 1.0), TickRun(DUE[2], "done", DUE[2] + 1.0)
     assert written(terms(), Schedule(terms(), DUE[3], new), DUE[3], old, starting=False).run == new
