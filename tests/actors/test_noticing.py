@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from redisaq import Consumer
+from redisaq import Consumer, Producer
 from redisaq.brokers.memory.reader import MemoryReader
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
@@ -175,3 +176,28 @@ def test_t3_what_a_broken_read_had_brought_is_handled_after_it_connects_again(ba
 
     assert play(scenario, backend) == [0, 1, 2, 3, 4]
     assert broke == [5]
+
+
+@on_both
+def test_losses_are_looked_for_every_other_second_at_most(backend: Backend) -> None:
+    async def scenario(url: str) -> list[float]:
+        await produce(url, 1)
+        consumer, looks = quick(url), list[float]()
+        broker = hooked(consumer, url)
+
+        async def before(name: str) -> None:
+            if name == "sight":
+                looks.append(anyio.current_time())
+
+        broker.before = before
+        async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, nothing)
+            for number in range(200):
+                await producer.enqueue({"n": number})
+                await anyio.sleep(0.1)
+            await consumer.stop()
+        return looks[:-1]  # one more at the end of the partition
+
+    looks = play(scenario, backend)
+    assert len(looks) > 8
+    assert min(after - one for one, after in itertools.pairwise(looks)) >= 2.0
