@@ -117,7 +117,8 @@ class Covering(msgspec.Struct):
                 return bits
             if place and (bits := union(bits for found in known for bits in found.values())):
                 return bits
-        return self._of_module_level(source, span)
+        elsewhere = self.lines.get(source.name, {}).values()  # the place is new: its lines may have been another function's
+        return union(found[text] for found in elsewhere for text in texts if text in found) or self._of_module_level(source, span)
 
     def _known(self, file: str, place: str) -> Iterator[list[dict[str, str]]]:
         """Give what is known of a place: in any file, since it may have moved; then in any class, which may have another name now."""

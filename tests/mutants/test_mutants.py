@@ -166,6 +166,8 @@ def test_tests_are_found_for_a_line_wherever_it_has_moved() -> None:
     moved = Source("redisaq/new.py", "def f():\n    x = 1\n    y = 3\n")
     assert covering.of([moved], moved, (2, 2)) == [(1.0, "tests/a.py::one")]
     assert covering.of([moved], moved, (3, 3)) == [(1.0, "tests/a.py::one"), (1.0, "tests/a.py::two")]  # new: all of the function's
+    parted = Source("redisaq/old.py", "def g():\n    y = 2\n")
+    assert covering.of([parted], parted, (2, 2)) == [(1.0, "tests/a.py::two")], "it was a line of another function"
 
 
 def test_tests_of_a_script_are_those_of_the_line_that_names_it() -> None:
