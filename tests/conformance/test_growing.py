@@ -313,6 +313,16 @@ async def test_a_retry_from_before_the_cut_is_found_behind_many_later_ones(a: Br
     assert (await a.do(ReadPassed(group, 0, 1, 10))) == Passed(done=False, waiting=1, oldest=first)
 
 
+async def test_of_retries_from_before_the_cut_no_more_are_counted_than_was_asked_for(a: Broker, group: GroupName, owned: int) -> None:
+    first, *_ = await append(a, group.topic, 0, b"1", b"2", b"3")
+    await make_or_grow(a, group.topic, 5)
+    found = await deliver(a, group, 0, owned, "A")
+    kept = [Resolution("stream", "retry", Body(one, (b"i", b"1"), attempt=1), due=9 - place) for place, one in enumerate(found)]
+    assert await resolve(a, group, owned, *kept) == [True] * 3
+    assert (await a.do(ReadPassed(group, 0, 1, 2))).waiting == 2
+    assert await a.do(ReadPassed(group, 0, 1, 3)) == Passed(done=False, waiting=3, oldest=first)
+
+
 async def test_an_announcement_that_is_over_makes_room_for_the_next(world: World, a: Broker) -> None:
     """G1: a version that announces nothing has published as many."""
     await a.do(MakeTopic("orders", 2))
