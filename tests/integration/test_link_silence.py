@@ -143,6 +143,19 @@ async def test_new_callers_do_not_keep_it_alive(proxy: BreakingProxy) -> None:
                     await link.call(("ECHO", "x"))
 
 
+async def test_callers_whose_time_is_up_do_not_keep_alive_what_takes_nothing(proxy: BreakingProxy, namespace: str) -> None:
+    """A server that reads no more is silent, too, however many callers fill the buffers and leave."""
+    async with opened(proxy.url) as link:
+        await link.connect()
+        first = link._connector.live
+        with proxy.lock, within(SILENCE, SILENCE + 0.15), anyio.fail_after(30):  # the proxy does not even read
+            command: tuple[str | bytes, ...] = "SET", namespace, b"x" * 16_000_000
+            while link._connector.live is first:
+                with contextlib.suppress(ConnectionFailed), time_limit(0.15):
+                    await link.call(command)
+                command = "ECHO", "x"
+
+
 async def test_a_call_whose_time_is_up_leaves_the_connection_alone(proxy: BreakingProxy) -> None:
     """Its slot stays, so what is answered late is nobody else's answer."""
     async with opened(proxy.url, 10.0) as link:
