@@ -239,9 +239,15 @@ class PartitionOwner(Actor[Drain]):
     async def _hand_over(self, reader: PartitionReader) -> None:
         """Release the partition, as if no handler had been about to begin on what none has begun on (T5). Nothing runs here now."""
         flights = self.owned.flights
-        await self._hand_back(flights.hand_back())
+        refusal: ServerError | None = None
+        try:
+            await self._hand_back(flights.hand_back())
+        except ServerError as error:
+            refusal = error
         await insist(reader.make_sure, self._around.environment)
-        await self._release()
+        await self._release()  # also then: nobody should wait for a holder that is gone
+        if refusal is not None:
+            raise refusal
         # Once more: a late raise may have undone it before the release.
         counts, resolutions = flights.hand_back_again()
         await self._hand_back(counts)

@@ -13,9 +13,10 @@ from redisaq import Admin, Message, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.holdings import Lease
 from redisaq.brokers.memory.reader import MemoryReader
-from redisaq.brokers.steps.leases import Fence, Release
+from redisaq.brokers.steps.leases import Fence, Release, SetDeliveries
 from redisaq.brokers.terms import GroupName, ReaderMark
-from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
+from redisaq.errors import ConsumerError, ServerError
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick, store_of
 from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
@@ -221,3 +222,33 @@ async def test_it_is_handed_back_too_where_settling_takes_too_long(monkeypatch: 
         (partition,) = (await admin.group("jobs", "default_group")).partitions
     assert partition.deliveries == {0: 1, 1: 2}, "one was done, one was begun"
     assert steps == ["set_deliveries", "release"]
+
+
+async def test_a_server_that_refuses_the_counts_is_released_from_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = fresh_url()
+    await produce(url, 3)
+    began = anyio.Event()
+
+    async def refuse(_step: SetDeliveries, _do: Do) -> Any:
+        raise ServerError("NOPERM this user has no permissions to run the 'xclaim' command")
+
+    async def handle(message: Message[Any]) -> None:
+        began.set()
+        await stay(message)
+
+    change_step(monkeypatch, SetDeliveries, refuse)
+    consumer = quick(url, drain_timeout=0.1)
+
+    async def stop() -> None:
+        await began.wait()
+        await consumer.stop()
+
+    async def run() -> None:
+        with pytest.raises(ConsumerError, match="NOPERM"):
+            await consumer.process(handle)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop)
+            tasks.start_soon(run)
+    assert store_of(url).leases[GroupName("jobs", "default_group"), 0].holder == ""
