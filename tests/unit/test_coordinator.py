@@ -17,6 +17,7 @@ from redisaq.consuming.member import SPREAD, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose
 from redisaq.core.membership import CROWD, Document, MemberEntry
+from redisaq.core.waiting import Freed
 from redisaq.environment import Environment
 
 
@@ -164,3 +165,26 @@ async def test_what_is_given_back_is_not_taken_again_under_the_same_token() -> N
     assert await orders_of(coordinator, partitions) == [Acquire(0, 5, member.lease)]
     coordinator._held, coordinator._not_before = {}, {0: 100.5}
     assert await orders_of(coordinator, partitions) == [Acquire(1, 6, member.lease)], "it was given up a moment ago"
+
+
+@pytest.mark.anyio
+async def test_what_others_have_released_for_it_is_not_released_once_more() -> None:
+    """M13: what is leased to another, or to itself under a later token, is no more to be given back."""
+    coordinator = coordinator_of(partitions=Partitions())
+    me = coordinator._member.lease.incarnation
+    members = {name: MemberEntry(name) for name in "abcdefgh"} | {"me": MemberEntry(me)}
+    leases, tokens = {0: me, 1: "a", 2: me}, {0: 5, 1: 8, 2: 9}
+    standing = Document(1, members, 3, dict.fromkeys(range(3), "a"), leases, tokens)
+    coordinator._released, coordinator._given = {0, 1, 2}, {0: 5, 1: 6, 2: 7}
+    coordinator._give_again = 200.0
+    asked: list[dict[int, int]] = []
+
+    async def do(step: Any) -> Freed:
+        asked.append(dict(step.leases))
+        return Freed(pause=1.0)
+
+    coordinator._around.broker = cast("Any", SimpleNamespace(do=do))
+    coordinator._around.group = cast("Any", None)
+    assert await coordinator._release(standing) is standing
+    assert coordinator._released == {0}
+    assert asked == [{0: 5}]
