@@ -35,6 +35,11 @@ def channel(namespace: str) -> str:
     return f"{{{namespace}}}:channel"
 
 
+def confirm(command: list[bytes]) -> bytes:
+    """Return what a server says when it has subscribed a connection to a channel."""
+    return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
+
+
 async def quiet(bell: Bell) -> bool:
     """Return True if it does not ring: what was published before this call has long arrived."""
     with anyio.move_on_after(0.02):
@@ -96,9 +101,6 @@ async def test_a_bell_of_several_channels_is_refused_as_a_whole(server: Server, 
 
 
 async def test_a_bell_half_of_which_is_confirmed_when_the_connection_breaks_waits_for_the_other_half() -> None:
-    def confirm(command: list[bytes]) -> bytes:
-        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
-
     with FakeServer(usual_answers() | {"SSUBSCRIBE": lambda command: confirm(command) if command[1] != b"second" else b""}) as fake:
         async with opened(fake.url) as link:
             own = await link.listen("first")
@@ -277,10 +279,6 @@ async def test_a_refused_channel_harms_no_other(server: Server, channel: str) ->
 
 async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
     """A slot that moves away, or a permission that is withdrawn, unsubscribes us."""
-
-    def confirm(command: list[bytes]) -> bytes:
-        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
-
     with FakeServer(usual_answers() | {"SSUBSCRIBE": confirm}) as fake:
         async with opened(fake.url) as link:
             first, second = await link.listen("first"), await link.listen("second")
@@ -302,10 +300,6 @@ async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
 
 async def test_who_joins_a_channel_that_the_server_has_ended_waits_until_it_is_confirmed_again() -> None:
     """Else it would believe that it listens, and hear nothing."""
-
-    def confirm(command: list[bytes]) -> bytes:
-        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
-
     with FakeServer(usual_answers() | {"SSUBSCRIBE": confirm}) as fake:
         async with opened(fake.url) as link:
             first, other = await link.listen("first"), await link.listen("other")
