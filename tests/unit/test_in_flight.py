@@ -169,6 +169,15 @@ def a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone(module: Mo
     assert flights.hand_back() == flights.hand_back_again()[0] == {b"7-0": 0}
 
 
+def what_was_left_pending_is_new_if_the_group_is_moved_back_before_the_first_read(module: ModuleType) -> None:
+    """S5: no earlier read has shown that the group was not made again (T6)."""
+    flights = module.InFlight(0, 1, "me", policy=RetryPolicy(jitter=False), decode=decode, window=8, page=4)
+    flight = claimed(flights)
+    assert flight.count == 1
+    assert flights.delivered([(b"7-0", GOOD)], 0) == []
+    assert (flight.count, flights.hand_back()) == (0, {b"7-0": 0})
+
+
 def a_failure_is_written_down_while_its_queue_waits(module: ModuleType) -> None:
     """T5: the member that takes over after a crash goes on counting."""
     flights, flight = begun(module, blocking=True)
@@ -345,6 +354,7 @@ MOMENTS = (
     what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved,
     a_retry_that_is_delivered_as_new_is_no_retry_in_hand,
     a_retry_that_is_outdated_by_a_move_is_no_retry_in_hand,
+    what_was_left_pending_is_new_if_the_group_is_moved_back_before_the_first_read,
 )
 
 
