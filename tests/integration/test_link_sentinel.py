@@ -135,9 +135,9 @@ async def test_a_sentinel_that_has_fallen_silent_is_asked_last(
 
 
 async def test_if_no_sentinel_answers_it_asks_less_and_less(guard: FakeSentinel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.01)
     now, waits = 100.0, list[float]()
     sentinels = Sentinels(parse(guard), lambda: replace(current_environment(), monotonic=lambda: now), None)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.01)  # from here on: what connects at the end has as long as ever
     guard.answers["SENTINEL"] = b""
     for _ in range(8):
         with pytest.raises(ConnectionFailed):
