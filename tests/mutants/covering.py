@@ -215,7 +215,7 @@ def load() -> Covering:
 
 def save(covering: Covering) -> None:
     """Write it."""
-    CACHE.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     partial = CACHE / f"covering.{os.getpid()}"
     partial.write_bytes(gzip.compress(msgspec.json.encode(covering), 5))
     partial.replace(CACHE / "covering.json.gz")
@@ -235,6 +235,7 @@ def stale(covering: Covering, folders: Sequence[str]) -> list[str]:
 
 def note(covering: Covering, files: Sequence[str], limit: float) -> None:
     """Run these test files, and note what each test covers and how long it takes."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     with copy_of() as copy, tempfile.TemporaryDirectory(prefix="rq-covering-") as folder:
         work = Path(folder)
         rcfile = work / "coveragerc"
