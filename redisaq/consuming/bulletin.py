@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from redisaq import events
 from redisaq.callables import is_failure, unrun
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.core.retry import sole
 from redisaq.describing import shown
 from redisaq.events import Event
 from redisaq.logs import log
 from redisaq.message import Message
+from redisaq.outcomes import Discard, RetryAfter
 
 E = TypeVar("E", bound=Event)
 
@@ -94,7 +96,7 @@ class Bulletin:
 
     def tell(self, event: Event) -> None:
         """Report an event."""
-        level = LEVELS.get(type(event), logging.DEBUG)
+        level = level_of(event)
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)
             log(self._logger, level, describe(event), error if level >= logging.WARNING else None, extra=extra_of(event))
@@ -107,6 +109,13 @@ class Bulletin:
                 if not is_failure(failure):
                     raise
                 log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
+
+
+def level_of(event: Event) -> int:
+    """Return the level of an event's log record: LEVELS, but INFO where the handler has decided that its message waits or is done with."""
+    if isinstance(event, events.MessageFailed) and issubclass(type(sole(event.error)), Discard | RetryAfter):
+        return logging.INFO
+    return LEVELS.get(type(event), logging.DEBUG)
 
 
 def describe(event: Event) -> str:

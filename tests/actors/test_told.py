@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, events
+from redisaq import Consumer, DeadLetter, Discard, Message, RetryAfter, RetryPolicy, events
 from redisaq.brokers.memory.holdings import Lease
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.errors import ConnectionFailed, ServerError
@@ -249,3 +251,45 @@ async def test_an_abandoned_batch_is_reported_once_for_each_message() -> None:
             await consumer.stop()
     go_on.set()
     assert sorted(event.msg_id for event in told.of(events.HandlerAbandoned)) == sorted(ids)
+
+
+class Later(RetryAfter):
+    """A user's own."""
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (ValueError("odd"), "WARNING"),
+        (RetryAfter(0.5), "INFO"),
+        (Later(0.5), "INFO"),
+        (ExceptionGroup("", [ExceptionGroup("", [RetryAfter(0.5)])]), "INFO"),
+        (ExceptionGroup("", [RetryAfter(0.5), ValueError("odd")]), "WARNING"),
+        (Discard(), "INFO"),
+        (DeadLetter("odd"), "WARNING"),
+    ],
+    ids=repr,
+)
+def test_what_a_handler_decides_is_logged_without_a_traceback(
+    backend: Backend, error: Exception, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(url: str) -> None:
+        runs = itertools.count()
+
+        async def handle(_: Message[Any]) -> None:
+            if next(runs) == 0:
+                raise error
+
+        await produce(url, 1)
+        consumer = quick(url, retry=RetryPolicy(backoff=0.1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await anyio.sleep(3)
+            await consumer.stop()
+
+    caplog.set_level(logging.INFO, "redisaq")
+    play(scenario, backend)
+    (record,) = [record for record in caplog.records if record.message.startswith("MessageFailed")]
+    assert record.levelname == level
+    assert (record.exc_info is None) == (level == "INFO")
