@@ -97,11 +97,13 @@ def read_delta(data: bytes) -> Delta | None:
     try:
         delta = _decoder.decode(data)
         said = (at for entries in delta.unable.values() if entries is not None for at in entries.values())
-        tokens = (-1 if token is None else token for token in delta.token.values())  # a token stays (M6)
+        tokens = [token for token in delta.token.values() if token is not None]
         check_bounds(delta.partitions, (*delta.target, *delta.lease, *delta.token, *delta.unable), (delta.epoch, *tokens, *said))
     except UNREADABLE:
         return None
-    return delta if all(number < delta.partitions for number in delta.target) else None
+    if len(tokens) < len(delta.token) or not all(number < delta.partitions for number in delta.target):
+        return None  # a token stays (M6)
+    return delta
 
 
 def _changes(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:

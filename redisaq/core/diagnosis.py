@@ -200,7 +200,7 @@ def _failover(seen: Examination) -> Iterator[Finding]:
     """Compare the time that a failover takes with that for which a lease lasts."""
     if timeout := _number(_setting(seen, "cluster-node-timeout")) / 1000:
         most = _rounded(_lease(seen) / FAILOVER)
-        fix = f"CONFIG SET cluster-node-timeout {most}" if most > 0 else ""
+        fix = f"CONFIG SET cluster-node-timeout {most}" if most else ""
         yield _takes(seen, FAILOVER * timeout, f"cluster-node-timeout {timeout:g} s", fix, "when the topic's node fails")
 
 
@@ -216,7 +216,7 @@ def _sentinels(seen: Examination) -> Iterator[Finding]:
         yield Finding("ok", "sentinels", text)
     if after := _number(seen.watched.get("down-after-milliseconds")) / 1000:
         most, name = _rounded(_lease(seen) - ELECTION), seen.watched.get("name", "")
-        fix = f"SENTINEL SET {name} down-after-milliseconds {most} (at each sentinel)" if most > 0 else ""
+        fix = f"SENTINEL SET {name} down-after-milliseconds {most} (at each sentinel)" if most else ""
         yield _takes(seen, after + ELECTION, f"down-after-milliseconds {after:g} s", fix, "when the primary fails")
 
 
@@ -239,8 +239,8 @@ def _takes(seen: Examination, seconds: float, because: str, fix: str, when: str)
 
 
 def _rounded(seconds: float) -> int:
-    """Return milliseconds, rounded down to half a second."""
-    return int(seconds * 1000 // 500 * 500)
+    """Return milliseconds, rounded down to half a second; 0 if there is no time at all."""
+    return max(0, int(seconds * 1000 // 500 * 500))
 
 
 def _persistence(seen: Examination) -> Iterator[Finding]:

@@ -290,7 +290,7 @@ class Knowledge:
     def may_carry(self, connections: Iterable[Connection], partitions: frozenset[int]) -> None:
         """Record connections that may still carry something to these partitions (E1)."""
         for connection in connections:
-            _, before = self.unkilled.get(connection, (0, frozenset[int]()))
+            _, before = self.unkilled.get(connection, (self.generation, frozenset[int]()))
             self.unkilled[connection] = self.generation, before | partitions
 
     def to_kill(self, partitions: frozenset[int]) -> list[Connection]:
@@ -410,7 +410,7 @@ class Enqueue:
         self._step: Step | None = None  # the step under way
         self._failures = 0  # in a row
         self._pausing = False
-        self._made = -1  # the generation in which a stream was missing at the last try, and is made
+        self._made: int | None = None  # the generation in which a stream was missing at the last try, and is made
         self._held_up = False
         self._has_room = not knowledge.limited
         self._anchors: dict[int, bytes] = {}  # as they were when the messages were sent
@@ -578,7 +578,7 @@ class Enqueue:
         self._loose = self._loose and SEALED not in answers
         if missing and self._made == self.generation:  # gone again although it was made, and the topic has not grown: not at once
             self._pausing = True
-        self._made = self.generation if missing else -1
+        self._made = self.generation if missing else None
         self._failures = self._failures + 1 if self._pausing else 0
         self.knowledge.named(ends, run)
         for partition in missing:  # E5: a new stream may begin at a lower id

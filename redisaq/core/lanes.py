@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ Ordering = Literal["partition", "key", "none"]
 class Lanes(Generic[T]):
     """The lanes of one partition. Not thread-safe: they belong to the partition's tasks."""
 
-    __slots__ = ("_arrived", "_behind", "_by_key", "_freed", "_ready", "_shared")
+    __slots__ = ("_arrivals", "_behind", "_by_key", "_freed", "_ready", "_shared")
 
     def __init__(self, ordering: Ordering) -> None:
         """Begin without messages.
@@ -36,7 +37,7 @@ class Lanes(Generic[T]):
         """
         self._by_key = ordering == "key"
         self._shared = "" if ordering == "partition" else None  # the lane of all messages if the key does not matter; None: one each
-        self._arrived = 0
+        self._arrivals = count()
         # Entries are (arrival, lane, item); arrivals differ, so comparing two entries never compares items.
         self._ready: deque[tuple[int, str | None, T]] = deque()  # in order of arrival
         self._freed: list[tuple[int, str | None, T]] = []
@@ -47,8 +48,7 @@ class Lanes(Generic[T]):
     def add(self, item: T, key: str | None) -> None:
         """Add a message after all earlier ones of its lane."""
         lane = key if self._by_key else self._shared
-        self._arrived += 1
-        entry = (self._arrived, lane, item)
+        entry = (next(self._arrivals), lane, item)
         if lane is None:
             self._ready.append(entry)
         elif lane not in self._behind:

@@ -199,7 +199,7 @@ def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -
         for least, taker in ranks:
             if most < least + 2:
                 break
-            for place in range(most - 1, -1, -1):
+            for place in reversed(range(most)):
                 if taker not in barred.get(owned[giver][place], ()):
                     owned[taker].append(owned[giver].pop(place))
                     return True

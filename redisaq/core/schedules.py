@@ -235,7 +235,7 @@ def plan(terms: Terms, timetable: Timetable, kept: Schedule | None, *, now: int,
         ticks = recent or (ticks[-1:] if terms.catch_up == "latest" else [])
     if coming is not None:
         ticks.append(coming)
-    return Plan(tuple(ticks), max([begin, *ticks[-1:]]))
+    return Plan(tuple(ticks), max([begin, *ticks]))
 
 
 def written(terms: Terms, kept: Schedule | None, due: int, run: TickRun | None, *, starting: bool) -> Schedule:
