@@ -104,6 +104,14 @@ def test_begins_in_turn() -> None:
     assert list(assign(["b", "a", "c"], 7, {}).values()) == ["a", "b", "c", "a", "b", "c", "a"]
 
 
+def test_fills_up_those_with_the_least_by_name() -> None:
+    """Members of different versions have to agree."""
+    assert list(assign("abc", 7, {0: "a", 1: "a"}).values()) == ["a", "a", "b", "c", "b", "c", "a"]
+    assert list(assign("ab", 6, dict.fromkeys(range(6), "a")).values()) == ["a", "a", "a", "b", "b", "b"]
+    barred = {5: ["b"], 3: ["b"]}
+    assert list(assign("ab", 6, dict.fromkeys(range(6), "a"), barred).values()) == ["a", "b", "b", "a", "b", "a"]
+
+
 def test_a_thousand_members_and_4096_partitions() -> None:
     members = [f"m{number}" for number in range(1000)]
     target = assign(members[:999], 4096, assign(members, 4096, {}))

@@ -89,3 +89,18 @@ def test_a_delta_that_fits_no_such_document() -> None:
     both = apply_delta(document, Delta(document.epoch, 2, 9, lease={0: "a", 1: None}, token={0: 7}))
     assert both is not None
     assert (both.lease, both.token) == ({0: "a"}, {0: 7})
+
+
+def test_a_delta_is_sent_if_it_is_less_than_half_as_long() -> None:
+    """M10: a document of 64 members and partitions is read whole; 16 deltas are kept."""
+    delta = Delta(1, 2, 99, lease={5: "a"}, token={5: 7})
+    encoded = msgspec.msgpack.encode(delta)
+    assert encode_delta(delta, bytes(2 * len(encoded))) == b""
+    assert encode_delta(delta, bytes(2 * len(encoded) + 1)) == encoded
+    assert (deltas.SMALL, deltas.KEPT) == (64, 16)
+
+
+def test_a_delta_of_what_is_forgotten_is_read() -> None:
+    delta = Delta(1, 2, 9, target={8: "a"}, lease={0: None, 8: None}, token={0: 0, 8: 1}, unable={0: None, 8: {"a": 0}})
+    assert read_delta(msgspec.msgpack.encode(delta)) == delta
+    assert read_delta(msgspec.msgpack.encode(Delta(1, 2, 9, token={0: 1, 1: None}))) is None, "M6: a token stays"

@@ -92,6 +92,7 @@ CASES: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
     ({"connected_slaves": "1", "slave0": "state=online", "min_replicas_to_write": "1"}, []),
     ({"connected_slaves": "1", "slave0": "state=wait_bgsave", "min_replicas_to_write": "1"}, [("warning", "replicas", "")]),
     ({"timeout": "10"}, [("warning", "connections", "CONFIG SET timeout 0")]),
+    ({"timeout": "1"}, [("warning", "connections", "CONFIG SET timeout 0")]),
     ({"tcp_keepalive": "0"}, [("warning", "connections", "CONFIG SET tcp-keepalive 300")]),
     ({"connected_clients": "95"}, [("warning", "connections", "CONFIG SET maxclients 200")]),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +25,10 @@ from redisaq.core.enqueueing import (
     ReadTopic,
     Send,
     Step,
+    WaitForRoom,
     WaitForTurn,
 )
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, RedisaqError, ServerError
 
 OLD, NEW = "run-1", "run-2"
 FIRST: Connection = (1, "here", OLD)
@@ -514,3 +517,219 @@ def test_an_event_that_is_not_in_the_row_is_a_misstep() -> None:
         enqueue.found([], complete=True, last=b"", run="")
     enqueue.sent([b"11-0"], OLD)
     assert enqueue.next(0.1) is None
+
+
+def test_a_call_is_over_at_the_instant_at_which_its_time_is_up() -> None:
+    known = knowledge()
+    known.topic_is(0, 2, 29.9, acked=False)
+    enqueue = call(known, "0")
+    assert isinstance(enqueue.next(math.nextafter(30.0, 0.0)), Send)
+    enqueue.sent([UNWRITTEN], OLD)
+    assert enqueue.next(30.0) is None
+    assert enqueue.state == "over"
+
+
+def test_what_is_being_sent_is_counted() -> None:
+    enqueue = call(knowledge(), "0", "1")
+    assert enqueue.sending == 0
+    enqueue.next(0.1)
+    assert enqueue.sending == 2
+    enqueue.sent([b"11-0", b"11-0"], OLD)
+    assert enqueue.sending == 0
+
+
+def test_an_answer_is_the_anchor_of_what_comes_next_and_a_delayed_message_has_none() -> None:
+    """E2."""
+    known = knowledge()
+    enqueue = call(known, "0", "1")
+    enqueue.next(0.1)
+    enqueue.sent([b"11-0", b""], OLD)
+    assert enqueue.error is None
+    assert [message.entry for message in enqueue.messages] == [b"11-0", b""]
+    assert known.anchors == {0: b"11-0", 1: b"10-0"}
+
+
+def test_each_failure_in_a_row_makes_the_pause_longer_until_the_server_answers() -> None:
+    known = knowledge()
+    enqueue = broken(known, "0")
+    assert known.broken == 1
+    assert enqueue.next(0.1) == Pause(1)
+    enqueue.paused()
+    for failures in (2, 3):
+        assert isinstance(enqueue.next(0.1), Kill)
+        enqueue.broke(UNWRITTEN)
+        assert (enqueue.next(0.1), known.broken) == (Pause(failures), failures)
+        enqueue.paused()
+    enqueue.next(0.1)
+    enqueue.killed(allowed=True)
+    enqueue.next(0.1)
+    enqueue.found([None], complete=True, last=b"10-0", run=OLD)
+    assert isinstance(enqueue.next(0.1), Send)
+    enqueue.sent([None], OLD)
+    assert enqueue.next(0.1) == MakeTopic()
+    enqueue.broke(UNWRITTEN)
+    assert enqueue.next(0.1) == Pause(1)
+
+
+def test_a_stream_that_ends_at_the_very_anchor_has_got_nothing_since() -> None:
+    """C5."""
+    enqueue, _ = searching(knowledge(), "0")
+    enqueue.found([None], complete=False, last=b"10-0", run=OLD)
+    assert isinstance(enqueue.next(0.1), Send)
+
+
+def test_a_failure_that_lasts_ends_the_call_at_once() -> None:
+    """A wrong password does not become right."""
+    enqueue = call(knowledge(), "0")
+    enqueue.next(0.1)
+    error = ConnectionFailed("here", "wrong password", permanent=True)
+    enqueue.broke(error)
+    assert enqueue.next(0.1) is None
+    assert isinstance(enqueue.error, ConnectionFailed)
+    assert (enqueue.error.reason, enqueue.error.permanent) == ("wrong password", True)
+
+
+def test_while_no_call_holds_up_another_calls_may_be_sent_without_a_look() -> None:
+    """For half a second, if all anchors are known and nothing is to be killed or to be sent again; also of a topic of one partition."""
+    single, known = knowledge(partitions=1), knowledge(partitions=2)
+    for either in (single, known):
+        either.look()
+        assert either.calm_until == 0.5
+    assert Knowledge("jobs", lambda _key, _count: 0, 30.0).calm_until == -math.inf
+    enqueue = broken(known, "0")
+    assert known.calm_until == -math.inf
+    assert isinstance(after(enqueue), Kill)
+    enqueue.killed(allowed=True)
+    enqueue.next(0.1)
+    known.topic_is(0, 2, 0.1, acked=False)
+    assert known.calm_until == -math.inf
+    enqueue.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
+    assert (enqueue.state, known.calm_until) == ("over", 0.6)
+
+
+def test_anchors_that_are_too_old_are_not_used_though_a_node_cannot_be_asked_for_new_ones() -> None:
+    """E3: half of send_timeout, to the very instant."""
+    known = knowledge(acked=True)
+    assert call(known, "0").next(0.1) == LearnAnchors([0, 1])
+    known.topic_is(0, 2, 15.0, acked=True)
+    assert isinstance(call(known, "0").next(math.nextafter(15.1, 0.0)), Send)
+    enqueue = call(known, "0")
+    assert enqueue.next(15.1) == LearnAnchors([0, 1])
+    known.topic_is(0, 2, 15.2, acked=True)
+    assert known.calm_until == 15.7, "one asks for all"
+    enqueue.broke(NODE_AWAY)
+    assert known.calm_until == -math.inf
+    assert after(enqueue, 15.2) == LearnAnchors([0])
+    enqueue.learnt([b"10-0"], OLD)
+    assert known.anchors == {0: b"10-0"}
+
+
+def test_what_breaks_after_a_growth_holds_up_everything_later_until_it_is_placed_again() -> None:
+    """E4: then only where it goes now."""
+    known = knowledge()
+    enqueue = call(known, "2")
+    enqueue.next(0.1)
+    known.topic_is(1, 3, 0.2, acked=False)
+    known.named([(2, b"0-0")], OLD)
+    enqueue.broke(BROKEN, [FIRST])
+    assert call(known, "1").next(0.2) == WaitForTurn(enqueue)
+    assert isinstance(after(enqueue, 0.2), Kill)
+    enqueue.killed(allowed=True)
+    enqueue.next(0.2)
+    enqueue.found([None], complete=True, last=b"10-0", run=OLD)
+    assert call(known, "1").next(0.2) == WaitForTurn(enqueue)
+    known.anchors.clear()
+    assert enqueue.next(0.2) == LearnAnchors([0, 1, 2])
+    assert (enqueue.messages[0].partition, *enqueue.holds) == (2, 2)
+    assert call(known, "2").next(0.2) == WaitForTurn(enqueue)
+    assert isinstance(call(known, "1").next(0.2), LearnAnchors)
+
+
+@pytest.mark.parametrize(("place", "partitions", "again"), [(0, 2, 0), (1, 2, 1), (1, 3, 1), (2, 2, 0), (3, 2, 0)])
+def test_a_message_without_a_key_stays_in_its_partition_unless_that_is_gone(place: int, partitions: int, again: int) -> None:
+    """E6: also after a growth. A failover may take a growth back."""
+    places = iter((place, 0))
+    known = Knowledge("jobs", lambda _key, _count: next(places), 30.0)
+    known.topic_is(0, 4, 0.0, acked=False)
+    known.named([(number, b"10-0") for number in range(4)], OLD)
+    enqueue = Enqueue(known, [Outgoing("m", None, [])], 30.0)
+    assert enqueue.messages[0].partition == -1
+    enqueue.next(0.1)
+    enqueue.sent([UNWRITTEN], OLD)
+    known.topic_is(1, partitions, 0.1, acked=False)
+    step = after(enqueue)
+    assert isinstance(step, Send)
+    assert step.messages[0].partition == again
+
+
+def test_a_call_waits_for_room_before_it_is_first_sent_and_again_after_a_growth() -> None:
+    known = knowledge()
+    known.limited = True
+    enqueue = call(known, "0", "1", "1")
+    assert enqueue.next(0.1) == WaitForRoom(Counter({1: 2, 0: 1}))
+    enqueue.room()
+    known.topic_is(1, 2, 0.1, acked=False)
+    assert isinstance(enqueue.next(0.1), WaitForRoom)
+    enqueue.room()
+    assert isinstance(enqueue.next(0.1), Send)
+    enqueue.sent([UNWRITTEN] * 3, OLD)
+    known.topic_is(2, 2, 0.1, acked=False)
+    assert isinstance(after(enqueue), Send)
+
+
+# -- what the caller hears -----------------------------------------------------------------------------------------------------------
+
+
+def ended(enqueue: Enqueue, reason: RedisaqError | str | None = None) -> ConnectionFailed:
+    enqueue.give_up(reason)
+    assert isinstance(enqueue.error, ConnectionFailed)
+    return enqueue.error
+
+
+def test_why_nothing_was_sent_is_reported() -> None:
+    """Of a call that heard nothing in time: that it was silent."""
+    error = ended(call(knowledge(), "0"))
+    assert (error.url, error.reason, error.silent, error.maybe_executed) == ("topic jobs", "there was no time left", True, False)
+    error = ended(call(knowledge(), "0"), "the producer was closed")
+    assert (error.url, error.reason, error.silent) == ("topic jobs", "the producer was closed", True)
+
+    known = knowledge()
+    broken(known, "0")
+    behind = call(known, "0")
+    behind.next(0.1)
+    error = ended(behind)
+    assert (error.reason, error.silent) == ("the result of an earlier call of this producer is still unknown: nothing was sent", True)
+    elsewhere = call(known, "1")
+    elsewhere.next(0.1)
+    elsewhere.sent([UNWRITTEN], OLD)
+    error = ended(elsewhere)
+    assert (error.reason, error.appended, error.__cause__) == ("it is away", None, UNWRITTEN)
+
+
+def test_why_it_is_not_known_what_arrived_is_reported() -> None:
+    enqueue = broken(knowledge(), "0")
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert (enqueue.error.reason, enqueue.error.__cause__) == ("it broke, and no answer within send_timeout", BROKEN)
+    enqueue = broken(knowledge(), "0")
+    enqueue.give_up("the producer was closed during the call")
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert enqueue.error.reason == "the producer was closed during the call"
+
+
+def test_a_refusal_of_all_of_a_call_has_no_parts() -> None:
+    refusal = ServerError("OOM")
+    enqueue = call(knowledge(), "0", "1")
+    enqueue.next(0.1)
+    enqueue.sent([refusal, refusal], OLD)
+    assert (enqueue.error, refusal.appended, refusal.__cause__) == (refusal, None, None)
+
+
+def test_a_stream_that_was_made_in_the_middle_of_a_call_is_named() -> None:
+    """C3, E5: what was accepted after it would come before it."""
+    enqueue = call(knowledge(), "1", "1", "0")
+    enqueue.next(0.1)
+    enqueue.sent([None, b"1-0", b"11-0"], OLD)
+    assert isinstance(enqueue.error, ServerError)
+    assert "NOSTREAM the stream of partition 1 was made while a call was appending to it" in str(enqueue.error)
+    assert enqueue.error.appended == [None, b"1-0", b"11-0"]

@@ -33,6 +33,7 @@ def test_failures_of_one_kind() -> None:
     assert kind_of("KeyError", first, "bank.py:41 in charge") == kind_of("KeyError", second, "bank.py:41 in charge")
     others = {kind_of("KeyError", first, "bank.py:42 in charge"), kind_of("ValueError", first, "bank.py:41 in charge")}
     assert len(others | {kind_of("KeyError", first, "bank.py:41 in charge")}) == 3
+    assert {len(one) for one in others} == {12}
 
 
 def test_the_last_line_that_is_ones_own() -> None:

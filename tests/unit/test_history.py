@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from redisaq.core import history, membership
-from redisaq.core.history import MOST_RANGES, MOST_TAKEN, MOST_TAKERS, Change, Taker
+from redisaq.core.history import Change, Taker
 from redisaq.core.membership import EMPTY, Document, MemberEntry
 
 
@@ -44,7 +44,7 @@ def test_who_takes_the_partitions_of_a_dead_member_over_is_named() -> None:
     assert msgspec.json.decode(history.encode_change(change), type=Older) == Older("taken for dead", 4)
     many = Document(members={f"m{n}": MemberEntry(f"i{n}") for n in range(40)}, target={n: f"m{n % 40}" for n in range(4000)})
     takers = history.takers_of(many, range(4000))
-    assert (len(takers), {len(one.partitions) for one in takers}) == (MOST_TAKERS, {MOST_TAKEN})
+    assert (len(takers), {len(one.partitions) for one in takers}) == (16, {8})
 
 
 def test_what_cannot_be_read_is_reported_as_such() -> None:
@@ -61,4 +61,12 @@ def test_growth_is_written_down_with_the_new_partitions() -> None:
 
 def test_ranges_are_few() -> None:
     assert history.ranges_of([4, 1, 2, 3, 7]) == ((1, 4), (7, 7))
-    assert history.ranges_of(range(0, 1000, 2)) == tuple((number, number) for number in range(0, 2 * MOST_RANGES, 2))
+    assert history.ranges_of(range(0, 1000, 2)) == tuple((number, number) for number in range(0, 128, 2))
+
+
+def test_a_history_has_a_thousand_changes_and_a_change_says_what_it_knows() -> None:
+    assert history.KEPT == 1000
+    assert Change("joined", "a", "n") == history.joined("a", "n")
+    assert history.left("a", "n") == history.read_change(b'{"what":"left","member":"a","name":"n"}')
+    assert Change("paused").began == 0
+    assert Change("paused").count is None

@@ -267,6 +267,11 @@ def test_a_target_is_computed_only_if_something_changed(monkeypatch: pytest.Monk
     mended = step(uneven, "a").document
     assert mended is not None
     assert sorted(Counter(mended.target.values()).values()) == [2, 2, 3]
+    for members, least in (("abc", [1, 1, 1]), ("ab", [1, 2])):  # one that has none is not among the loads
+        uneven = msgspec.structs.replace(group(*members, partitions=3), target=dict.fromkeys(range(3), "a"))
+        mended = step(uneven, "a").document
+        assert mended is not None
+        assert sorted(Counter(mended.target.values()).values()) == least
 
     def never(*_arguments: object) -> None:
         raise AssertionError("computed")
@@ -347,7 +352,9 @@ def test_m7_m8_a_foreign_holder_is_replaced_neither_while_frozen_nor_in_a_young_
 
 
 def test_m8_who_never_saw_the_group_begins_with_nothing() -> None:
-    assert made_again(None, partitions=4) == EMPTY
+    assert made_again(None, partitions=4) == EMPTY == Document(0, {}, 0, {}, {}, {}, {})
+    assert read_document(encode_document(EMPTY)) == EMPTY
+    assert read_document(None) is None
 
 
 def test_m8_a_document_made_again_leases_everything_to_an_unknown_owner_until_the_freeze_is_over() -> None:
@@ -481,6 +488,7 @@ def test_an_entry_goes_with_its_incarnation(way: str) -> None:
 def test_an_entry_is_forgotten_after_a_while() -> None:
     document = enter_unable(group("a", "b"), incarnation="a", partitions=[0, 1], now=NOW)
     assert next_forgotten(document) == NOW + FORGET_US
+    assert (next_forgotten(EMPTY), FORGET_US) == (None, 300_000_000), "five minutes"
     assert step(document, "b", now=NOW + FORGET_US - 1) == Step()
     after = step(document, "b", now=NOW + FORGET_US).document
     assert after is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from redisaq.core.partitioner import RoundRobin, jump, partition_for
+from redisaq.core.partitioner import RoundRobin, _remembered, jump, partition_for
 
 KEYS = st.text() | st.binary()
 
@@ -79,6 +79,7 @@ def test_only_the_places_of_short_keys_are_remembered(monkeypatch: pytest.Monkey
     for key in (short, long, short, long):
         partition_for(key, 7)
     assert digested == [short, long, long]
+    assert _remembered.cache_info().maxsize == 16_384, "a few megabytes of short ones"
 
 
 @pytest.mark.parametrize("partitions", [0, -1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, NewType, TypedDict
 
 import anyio
 import msgspec
@@ -19,6 +20,7 @@ import pytest
 from redisaq import Consumer, Message, Producer
 from redisaq.core.codec import EntryDecoder, key_of, serialize
 from redisaq.core.partitioner import partition_for
+from redisaq.core.payloads import check_all, encode
 from redisaq.core.records import Unreadable
 from redisaq.errors import PayloadTooLarge, SerializationError, SettingsError
 from redisaq.testing import HandlerKit
@@ -51,6 +53,11 @@ class Model(pydantic.BaseModel):
 @dataclass
 class Plain:
     id: Any
+
+
+@dataclass
+class Numbered:
+    id: int
 
 
 @dataclass
@@ -118,6 +125,49 @@ def test_what_json_would_lose_is_refused(payload: Any, said: str) -> None:
 )
 def test_what_json_keeps_is_sent(payload: Any) -> None:
     assert msgspec.json.decode(serialize(payload, None)) == msgspec.json.decode(msgspec.json.encode(payload))
+
+
+def test_a_payload_in_which_nothing_can_be_lost_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searching costs several times what encoding does."""
+
+    def never(*_arguments: object) -> str:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("redisaq.core.payloads._lost", never)
+    plain = [{"a": [1, 2.5]}, {"a": {"b": "c"}}, {}, [1], "x", 0, {"a": "b"}]
+    for payload in plain:
+        serialize(payload, None)
+    check_all(plain, [encode(one) for one in plain])
+    check_all([{"a": None}] * 2, [b'{"a":null}'] * 2)
+    check_all([], [])
+    with pytest.raises(AssertionError, match="searched"):
+        serialize({"a": [{"x-00000000000f": 1}]}, None)
+
+
+class Paint(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    "some", [[NAN], [{"n": 1}, NAN], [{Colour.RED: 1, Paint.RED: 2}], [{Colour.RED: 1, Paint.RED: 2}, {"a": 1}]], ids=range(4)
+)
+def test_of_a_batch_nothing_is_lost(some: list[Any]) -> None:
+    with pytest.raises(SerializationError):
+        check_all(some, [encode(one) for one in some])
+
+
+def test_what_is_long_is_named_shortly() -> None:
+    """80 characters of a key."""
+    key = b"k" * 300
+    alike = b64encode(key).decode()
+    short = f"{key!r}"[:80] + "…"
+    for payload, said in [
+        ({key: NAN}, f"payload[{short}] is nan, which JSON cannot write"),
+        ({key: 1, alike: 2}, f"payload has two keys that are written alike: {short} and {f'{alike!r}'[:80]}…"),
+    ]:
+        with pytest.raises(SerializationError) as raised:
+            serialize(payload, None)
+        assert str(raised.value) == said
 
 
 def test_a_serializer_of_ones_own_says_itself_what_it_writes() -> None:
@@ -193,6 +243,36 @@ def test_an_entry_is_read_by_the_names_of_its_fields_and_not_by_their_values(nam
         assert isinstance(decoded(decoder, [*words[:at], b"z", words[at], *words[at + 2 :]]), Unreadable)
 
 
+@dataclass
+class Limited:
+    count: Annotated[int, pydantic.Field(gt=0)]
+
+
+@pydantic.dataclasses.dataclass
+class Renamed:
+    count: int = pydantic.Field(alias="theCount")
+
+
+class Tree(msgspec.Struct):
+    name: str
+    children: list[Tree] = []
+
+
+Order = NewType("Order", Model)
+
+
+def test_a_model_is_written_as_it_is_read() -> None:
+    """By its aliases, without what it computes; a dataclass of pydantic, too."""
+    assert msgspec.json.decode(serialize(Model(id=3, theName="n"), None)) == {"id": 3, "at": None, "theName": "n", "price": 0.0}
+    assert serialize(Renamed(theCount=3), None) == b'{"theCount":3}'
+    assert msgspec.json.decode(serialize([Model(id=3)], None)) == [{"id": 3, "at": None, "theName": "", "price": 0.0}]
+
+
+def test_a_type_without_pydantic_is_read_strictly() -> None:
+    """A model would take the text for a number."""
+    assert isinstance(decoded(EntryDecoder("t", payload_type=Numbered), [b"i", b"x", b"d", b'{"id":"3"}']), Unreadable)
+
+
 MODEL = Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC), theName="n")
 
 
@@ -208,8 +288,11 @@ MODEL = Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC), theName="n")
         (StructOfModel(MODEL), StructOfModel),
         (Checked(3), Checked),
         (3, Annotated[int, pydantic.Field(gt=0)]),
+        (MODEL, Order),
+        (Limited(3), Limited),
+        (Tree("a", [Tree("b")]), Tree),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_a_model_comes_out_as_it_went_in(payload: Any, payload_type: Any) -> None:
     message = through(payload, payload_type)
@@ -219,7 +302,14 @@ def test_a_model_comes_out_as_it_went_in(payload: Any, payload_type: Any) -> Non
 
 @pytest.mark.parametrize(
     ("payload", "payload_type"),
-    [({"id": "x"}, Model), ({"count": 0}, Checked), (0, Annotated[int, pydantic.Field(gt=0)]), ({"model": {}}, StructOfModel)],
+    [
+        ({"id": "x"}, Model),
+        ({"count": 0}, Checked),
+        (0, Annotated[int, pydantic.Field(gt=0)]),
+        ({"model": {}}, StructOfModel),
+        ({"id": "x"}, Order),
+        ({"count": 0}, Limited),
+    ],
 )
 def test_what_pydantic_refuses_cannot_be_read(payload: Any, payload_type: Any) -> None:
     assert isinstance(through(payload, payload_type), Unreadable)

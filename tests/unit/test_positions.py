@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redisaq.core.entry_ids import LAST, before_entry, before_time
+from redisaq.core.entry_ids import LAST, before_entry, before_time, parse_id
 from redisaq.errors import SettingsError
 
 
@@ -52,3 +52,9 @@ def test_times(moment: datetime, before: bytes) -> None:
 def test_a_naive_time_is_refused() -> None:
     with pytest.raises(SettingsError, match="aware"):
         before_time(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_ids_as_numbers() -> None:
+    """An empty id is the position before every entry, and milliseconds alone are the first id of theirs."""
+    assert [parse_id(text) for text in (b"", b"7", b"7-3", b"0-1")] == [(0, 0), (7, 0), (7, 3), (0, 1)]
+    assert LAST == 18_446_744_073_709_551_615

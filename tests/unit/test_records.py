@@ -8,6 +8,10 @@ from hypothesis import given, strategies as st
 
 from redisaq.brokers.steps.retrying import read_retries
 from redisaq.core.records import (
+    FOREIGN,
+    MOST_NUMBER,
+    MOST_WORDS,
+    NO_FAILURE,
     RAW,
     Body,
     Failure,
@@ -19,8 +23,12 @@ from redisaq.core.records import (
     encode_delayed,
     encode_retry,
     is_id,
+    microseconds,
     next_life,
+    read_dead,
     retry_prefix,
+    time_of,
+    whole,
 )
 
 counts = st.integers(0, 1 << 40)
@@ -173,3 +181,71 @@ def test_a_retry_has_counts_within_bounds(unused: int, readable: bool) -> None:
     else:
         with pytest.raises(ValueError, match="out of bounds"):
             decode_retry(b"1-1", encode_retry(body))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (b"0", 0),
+        (b"9007199254740991", MOST_NUMBER - 1),
+        (b"9007199254740992", None),
+        (b"00000000000000001", None),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_a_number_is_one_that_a_script_can_represent(text: bytes | None, number: int | None) -> None:
+    """M6: all are below 2 to the power of 53."""
+    assert whole(text) == number
+
+
+@pytest.mark.parametrize(
+    ("score", "time"),
+    [
+        (None, None),
+        (b"-5", 0),
+        (b"1700000000000000.5", 1_700_000_000_000_000),
+        (b"9007199254740990976", (MOST_NUMBER - 1) * 1000 - 24),
+        (b"9007199254740992000", None),
+        (b"inf", None),
+    ],
+)
+def test_a_score_beyond_all_times_is_none(score: bytes | None, time: int | None) -> None:
+    assert time_of(score) == time
+
+
+def test_times_are_whole_microseconds() -> None:
+    assert [microseconds(seconds) for seconds in (0.0, 1.5, 0.0000019)] == [0, 1_500_000, 1]
+
+
+def test_what_a_record_does_not_say_is_nothing() -> None:
+    """Records of older versions say less; what no handler has begun on has had no attempt, in its first life."""
+    assert Body(b"1-1", ()) == Body(b"1-1", (), life=0, attempt=0, failure=None, unused=0)
+    older = b"2:3:" + msgspec.msgpack.encode([[b"i", b"p"], None])
+    assert decode_retry(b"1-1", older) == Body(b"1-1", (b"i", b"p"), 2, 3, None, 0)
+    body = Body(b"1-1", (), 0, 2, None, 1)
+    assert Resolution("retry", "dead", body) == Resolution("retry", "dead", body, due=0, used=True, raw=None)
+    assert Resolution("retry", "retry", body).kept.unused == 1
+    assert Resolution("retry", "retry", body, due=5, used=False).kept.unused == 2
+    assert Failure("", "", "", 0, 0, 0, "") == NO_FAILURE
+
+
+def test_a_colon_in_a_message_ends_nothing() -> None:
+    body = Body(b"1-1", (b"d", b"1:2:3"), 0, 1)
+    assert decode_retry(b"1-1", encode_retry(body)) == body
+
+
+@pytest.mark.parametrize(("words", "moved"), [(2, True), (4000, True), (4002, False), (3, False)])
+def test_a_message_of_more_words_than_a_script_can_unpack_dies_whole(words: int, moved: bool) -> None:
+    fields = (b"x",) * words
+    assert MOST_WORDS == 4000
+    assert decode_dead(encode_dead(Body(b"1-1", fields))).fields == (fields if moved else (RAW, encode_delayed(fields)))
+
+
+def test_a_letter_that_redisaq_did_not_write_is_foreign_and_is_never_redriven() -> None:
+    body = read_dead(b"7-0", (b"a", b"b"))
+    assert (body, FOREIGN) == (Body(b"7-0", (b"a", b"b"), -1), -1)
+    assert next_life(body) is None
+    assert next_life(Body(b"no id", (), 0)) is None

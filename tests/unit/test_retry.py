@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redisaq import DeadLetter, Discard, RetryAfter, RetryPolicy
-from redisaq.core.retry import Verdict, describe, exhausted, judge, sole
+from redisaq.core.retry import Verdict, describe, exhausted, full_jitter, judge, sole
 from redisaq.errors import SerializationError
 
 POLICY = RetryPolicy(max_attempts=3, backoff=10.0, factor=3.0, jitter=False, give_up_on=(LookupError,))
@@ -91,3 +91,13 @@ def test_a_group_of_one_is_that_one() -> None:
     assert sole(ExceptionGroup("outer", [ExceptionGroup("inner", [one])])) is one
     several = ExceptionGroup("outer", [one, two])
     assert sole(several) is several
+
+
+@pytest.mark.parametrize(("failed", "bound"), [(1, 0.5), (2, 1.0), (5, 8.0), (33, 0.5 * 2**32), (34, 0.5 * 2**32), (10**6, 0.5 * 2**32)])
+def test_the_bound_of_a_wait_doubles_with_each_failure_and_never_overflows(failed: int, bound: float) -> None:
+    class Most(Random):
+        def uniform(self, a: float, b: float) -> float:
+            return a + b
+
+    assert full_jitter(failed, base=0.5, most=1e30, random=Most()) == bound
+    assert full_jitter(failed, base=0.5, most=0.25, random=Most()) == 0.25

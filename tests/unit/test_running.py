@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redisaq.core.in_flight import Flight
-from redisaq.core.running import MOST_OF_GROUP, MOST_OF_MEMBER, MOST_TEXT, Running, encode_report, read_report, report_of
+from redisaq.core.running import WATCHED, Running, encode_report, read_report, report_of
 
 
 def flight(number: int, text: str = "m", timeout: float | None = None) -> Flight:
@@ -18,12 +18,19 @@ def test_what_a_report_says() -> None:
         Running("m", 3, "17-2", 2, 1_699_999_998_750, "m", 7.0),
     )
     assert read_report(encode_report(report)) == report
+    assert read_report(None) is None
 
 
 def test_a_report_is_small() -> None:
-    running = [(flight(number, "ключ" * 10_000), 9000.0 - number) for number in range(5000)]
-    for members, most in ((0, MOST_OF_MEMBER), (1, MOST_OF_MEMBER), (100, MOST_OF_GROUP // 100), (1000, 2), (100_000, 1)):
+    text = "ключ" * 10_000
+    running = [(flight(number, text), 9000.0 - number) for number in range(5000)]
+    for members, most in ((0, 100), (1, 100), (20, 100), (100, 20), (1000, 2), (100_000, 1)):
         report = report_of(running, now=1_700_000_000_250_000, members=members, timeout=None)
         assert report.count == 5000
         assert [one.entry_id for one in report.messages] == [f"17-{number}" for number in range(most)], "those that began first"
-        assert len(encode_report(report)) < 100 + most * (4 * MOST_TEXT + 100)
+        assert len(encode_report(report)) < 100 + most * (4 * 100 + 100)
+
+
+def test_members_report_for_ten_seconds_after_somebody_has_looked() -> None:
+    """A page asks again sooner, and what nobody looks at costs nothing."""
+    assert WATCHED == 10.0

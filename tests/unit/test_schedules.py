@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
@@ -176,6 +177,8 @@ def test_a_server_clock_that_was_ahead_and_is_set_back_silences_no_job() -> None
     for catch_up in ("none", "latest", "all"):  # also what came since the last look: the server knows whether it was enqueued
         assert planned(ahead, back, catch_up) == DUE[2:4]
         assert planned(ahead, back + 60, catch_up) == [DUE[3]]
+        assert planned(ahead, DUE[2] + 59, catch_up) == DUE[2:4]
+        assert planned(ahead, DUE[2] + 60, catch_up) == [DUE[3]], "the last look was a minute ago"
     assert plan(terms(), NIGHTLY, ahead, now=back, since=DUE[7], own=DUE[7]).due == DUE[3]  # so that the next round goes on from there
 
 
@@ -217,7 +220,18 @@ def test_what_came_of_the_newest_tick_is_kept() -> None:
     kept = written(terms(), Schedule(terms(), DUE[3], old), DUE[3], new, starting=False)
     assert kept.run == new
     assert decode_schedule(encode_schedule(kept)) == kept
-    assert decode_schedule(b"{}") is None
+    assert decode_schedule(b"{}") is decode_schedule(None) is None
+    again = TickRun(DUE[2], "failed", DUE[2] + 2.0)
+    assert written(terms(), kept, DUE[3], again, starting=False).run == again, "the same tick, later"
+    assert written(terms(), kept, DUE[3], None, starting=False).run == new
+
+
+def test_what_a_stored_job_does_not_say_is_as_it_was_declared_first() -> None:
+    """Older versions say less."""
+    stored = b'{"terms":{"spec":"0 3 * * *","tz":"UTC"},"due":5,"run":{"at":4,"outcome":"done","since":4.5}}'
+    assert decode_schedule(stored) == Schedule(
+        Terms("0 3 * * *", "UTC", "latest", 60.0, msgspec.UNSET), 5, TickRun(4, "done", 4.5, attempt=1, error="")
+    )
 
 
 def test_times_that_redisaq_did_not_write_are_shown_as_the_last_there_is() -> None:

@@ -9,25 +9,40 @@ import pytest
 from redisaq.core.membership import CROWD, EMPTY, Document, admit, advance, grant, is_crowd, is_member, join, leave, release
 from redisaq.core.profile import Profile
 from redisaq.core.waiting import (
+    ASK_EVERY,
     BURST,
     FEW,
+    FREED_LASTS,
+    GATHER_TURN,
     LEAST,
     LONGEST,
     LONGEST_QUIET,
     PATIENCE,
     QUIET,
+    STAYS,
+    TURN,
     Newcomer,
     Room,
     burst_of,
     encode_newcomer,
     read_newcomers,
 )
+from redisaq.settings import MAX_SECONDS
 
 NOW = 1_700_000_000_000_000
 
 
 def room(waiting: int, *, newest: float = 0.0, oldest: float = 0.0, burst: int = 0) -> Room:
     return Room(waiting=tuple(Newcomer(f"{n}", Profile()) for n in range(waiting)), newest=newest, oldest=oldest, burst=burst)
+
+
+def test_how_long_a_herd_waits_in_all() -> None:
+    """M11, M13: members of different versions wait for each other by these times."""
+    assert (FEW, CROWD) == (2, 3)
+    assert (BURST, PATIENCE, QUIET, LONGEST_QUIET, LEAST, LONGEST) == (1.0, 8.0, 0.06, 0.5, 0.2, 3.0)
+    assert (TURN, STAYS, ASK_EVERY, GATHER_TURN, FREED_LASTS) == (1.0, 3.0, 0.25, 0.5, 4.0)
+    assert Room() == Room(member=False, waiting=(), newest=0.0, oldest=0.0, burst=0)
+    assert STAYS > 2 * (TURN + ASK_EVERY), "who waits for a turn is not forgotten meanwhile"
 
 
 def test_a_few_are_let_in_at_once() -> None:
@@ -48,6 +63,8 @@ def test_the_farther_apart_they_come_the_longer_it_must_be_quiet_up_to_a_limit()
     almost = math.nextafter(LEAST * min(2 * QUIET, LONGEST_QUIET), 0.0)
     assert room(2, newest=almost, oldest=almost, burst=FEW).pause == 0.0, "what two floats differ by is no time to wait"
     assert room(500, newest=0.0, oldest=LONGEST).pause == 0.0
+    assert room(2, newest=0.0, oldest=0.01, burst=FEW).pause == pytest.approx(PATIENCE * 0.01), "two have come once apart"
+    assert room(500, newest=0.0, oldest=LONGEST - 0.005).pause == pytest.approx(0.005), "the server counts milliseconds"
 
 
 def test_a_burst() -> None:
@@ -60,6 +77,8 @@ def test_what_a_newcomer_says_comes_back_and_damage_counts_for_nobody() -> None:
     said = Newcomer("a", Profile("host:1", ttl=12.0), "name", ("b", "c"))
     damaged = [Newcomer("", said.profile), *(Newcomer("x", Profile(ttl=ttl)) for ttl in (0.0, -1.0, math.inf, math.nan, 1e300))]
     assert read_newcomers([encode_newcomer(said), b"\xc1", b"", *map(encode_newcomer, damaged)]) == (said,)
+    bounds = tuple(Newcomer("x", Profile(ttl=ttl)) for ttl in (0.001, 1.0, float(MAX_SECONDS)))
+    assert read_newcomers([encode_newcomer(one) for one in bounds]) == bounds
 
 
 def settled(document: Document) -> Document:
