@@ -21,7 +21,6 @@ from redisaq.consuming.handling import Execution, Held
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.in_flight import Flight
 from redisaq.core.lanes import Lanes, Ordering
-from redisaq.environment import Environment
 from redisaq.errors import ActorStopped
 
 Batch = list[Flight]
@@ -80,7 +79,6 @@ class SerialPool(Actor[Batch]):
                     held = await under(base.copy(), one(message))
                 if changed(base) and owned.may_start:
                     return True
-            batch.clear()
             if message is not None and not owned.may_start:
                 execution.look_back((message,))
             try:
@@ -213,22 +211,21 @@ class LanePool(Actor[Batch]):
 class BatchPool(Actor[Batch]):
     """One handler at a time, with up to `size` messages (`process_batch`).
 
-    A batch begins when `size` messages are there, or `wait` seconds after its first one arrived.
+    A batch begins when `size` messages are there, or `wait` seconds after its first one arrived. What a batch left over counts as arrived
+    when that batch has ended.
     """
 
-    def __init__(self, execution: Execution, environment: Environment, *, size: int, wait: float, unlimited: bool) -> None:
+    def __init__(self, execution: Execution, *, size: int, wait: float, unlimited: bool) -> None:
         """Begin without messages.
 
         Args:
             execution: runs the handler.
-            environment: gives the clock.
             size: how many messages make a full batch.
             wait: seconds that a batch may wait to be full.
             unlimited: one handler per partition is the only limit.
         """
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
-        self._clock = environment.clock
         self._size = size
         self._wait = wait
         self._unlimited = unlimited
@@ -242,15 +239,14 @@ class BatchPool(Actor[Batch]):
 
     async def _loop(self, base: Context) -> bool:
         """Gather batches and run them until the mailbox is closed; True if a handler has changed the context."""
-        while True:
-            while self._held:
+        while self._open and self._execution.owned.may_start:
+            self._open = await self._gather()
+            if self._held:
                 batch, self._held = self._held[: self._size], self._held[self._size :]
                 await self._run(batch, base)
                 if changed(base):
                     return True
-            if not self._open or not self._execution.owned.may_start:
-                return False
-            self._open = await self._gather()
+        return False
 
     async def _gather(self) -> bool:
         """Receive until a batch is full or its first message has waited long enough; False if no more messages can come."""

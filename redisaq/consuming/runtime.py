@@ -228,14 +228,11 @@ class ConsumerRuntime:
 
         The members that take over when the lease has run out do what was left undone.
         """
-        limited = False
         while True:
             await anyio.sleep(QUICK)
             if self._handling():  # the end does not wait for the server yet
                 continue
-            if not limited:
-                limited = True
-                self._patience.deadline = min(self._patience.deadline, self.around.environment.clock() + LEAVE_LIMIT)
+            self._patience.deadline = min(self._patience.deadline, self.around.environment.clock() + LEAVE_LIMIT)
             if not await self._answers(SILENCE_LIMIT - QUICK):
                 break
         self.around.given_up = True
@@ -307,7 +304,7 @@ class ConsumerRuntime:
         if plan.mode == "pull":
             return PullPool(execution, plan.offers)
         if plan.mode == "batch":
-            return BatchPool(execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited)
+            return BatchPool(execution, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited)
         if settings.ordering == "partition":
             return SerialPool(execution, unlimited=unlimited)
         return LanePool(execution, settings.ordering)
