@@ -12,6 +12,7 @@ from redisaq import Consumer, Message
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
 from redisaq.consuming.runtime import LEAVE_LIMIT, SILENCE_LIMIT
+from redisaq.errors import ConnectionFailed
 from redisaq.testing import virtual_run
 from tests.actors.group import fresh_url, produce, quick
 from tests.actors.hooked import hooked
@@ -111,3 +112,58 @@ def test_a_server_that_answers_is_waited_for_while_one_step_takes_long(backend: 
     holder, took = virtual_run(main, backend=backend)
     assert holder == ""
     assert seconds <= took < LEAVE_LIMIT
+
+
+async def end_while_refused(*, busy: float, drain_timeout: float, again: float | None = None) -> list[float]:
+    """Stop a consumer whose server refuses to take its partition back; return after how many seconds its handler, and then it, has ended.
+
+    Args:
+        busy: for how long the handler would run.
+        drain_timeout: the consumer's.
+        again: seconds until it is stopped another time.
+    """
+    url = fresh_url()
+    await produce(url, 1)
+    consumer = quick(url, heartbeat_interval=30.0, heartbeat_ttl=1000.0, drain_timeout=drain_timeout)
+    stopping, began, ended = False, anyio.Event(), list[float]()
+
+    async def before(name: str) -> None:
+        if stopping and name in ("release", "commit"):
+            raise ConnectionFailed(url, "for this test")
+
+    hooked(consumer, url).before = before
+
+    async def handle(_message: Message[Any]) -> None:
+        began.set()
+        try:
+            await anyio.sleep(busy)
+        finally:
+            ended.append(anyio.current_time())
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(consumer.process, handle)
+        await began.wait()
+        stopping, at = True, anyio.current_time()
+        tasks.start_soon(consumer.stop)
+        if again is not None:
+            await anyio.sleep(again)
+            await consumer.stop()
+    return [ended[0] - at, anyio.current_time() - at]
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+@pytest.mark.parametrize(
+    ("busy", "drain_timeout", "again", "ends"),
+    [
+        (3.0, 1000.0, None, [3.0, 13.0]),  # ten seconds after the last handler, whatever time is left
+        (1000.0, 5.0, None, [5.0, 15.0]),
+        (1000.0, 5.0, 4.0, [5.0, 15.0]),  # to stop it again gives no more time
+    ],
+)
+def test_a_server_that_refuses_has_ten_seconds_once_the_handlers_have_ended(
+    backend: Backend, busy: float, drain_timeout: float, again: float | None, ends: list[float]
+) -> None:
+    async def main() -> list[float]:
+        return await end_while_refused(busy=busy, drain_timeout=drain_timeout, again=again)
+
+    assert virtual_run(main, backend=backend) == pytest.approx(ends, abs=0.02)

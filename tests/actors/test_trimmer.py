@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
+from msgspec import structs
 
 from redisaq import Consumer, Producer, events
+from redisaq.actors import Supervisor
+from redisaq.brokers.steps.administration import ViewStream
+from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Trim, Trimmed
 from redisaq.brokers.terms import GroupName
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.trimmer import Trimmer
 from redisaq.errors import ServerError
-from tests.actors.group import Backend, Notebook, on_both, play, quick, store_of
+from tests.actors.group import IN_VIRTUAL_TIME, Backend, Notebook, on_both, play, quick, store_of
 from tests.actors.hooked import hooked
+from tests.actors.scripted import around
+from tests.unit.owning import owned_partition, read
 
 MAIN, AWAY = GroupName("jobs", "main"), GroupName("jobs", "away")
 PATROL = 60.0
@@ -212,3 +220,95 @@ def test_a_spare_member_looks_seldom(backend: Backend, monkeypatch: pytest.Monke
 
     play(scenario, backend)
     assert 10 <= looks[0] <= 14
+
+
+# -- one trimmer whose server a test plays --------------------------------------------------------------------------------------------
+
+
+class Played:
+    """A trimmer for some partitions, with what the server says of the topic's retention."""
+
+    def __init__(self, kept_for: float, owned: list[OwnedPartition]) -> None:
+        self.keeping = Keeping(acked=True, now=0, kept_for=kept_for, idle=60.0, alone={})
+        self.trimmed = [Trimmed()]
+        self.member = SimpleNamespace(retention=True, on_retention=lambda: None)
+        surroundings, self.broker, self.notebook = around(self.answer, group_name="main")
+        self.trimmer = Trimmer(surroundings, cast("Any", self.member), lambda: owned)
+
+    def answer(self, step: Any) -> Any:
+        """Answer as the server does."""
+        match step:
+            case ViewStream():
+                return SimpleNamespace(groups=["main", "away"])
+            case ReadKeeping():
+                return self.keeping
+            case _:
+                return self.trimmed.pop(0) if len(self.trimmed) > 1 else self.trimmed[0]
+
+    def looks(self) -> list[float]:
+        """Return when it looked at what is kept, counted from the first time."""
+        times = self.broker.times(ViewStream)
+        return [round(time - times[0], 6) for time in times]
+
+    async def run(self, *seconds: float, between: Any = None) -> None:
+        """Let it run for so long."""
+        async with Supervisor() as supervisor:
+            await supervisor.start(self.trimmer)
+            for pause in seconds:
+                await anyio.sleep(pause)
+                if between is not None:
+                    between()
+
+
+@IN_VIRTUAL_TIME
+@pytest.mark.parametrize(("kept_for", "pause"), [(0.1, 0.2), (0.8, 0.2), (2.0, 0.5), (20.0, 5.0), (100.0, 5.0)])
+async def test_it_looks_again_after_a_quarter_of_the_time_for_which_all_is_kept(kept_for: float, pause: float) -> None:
+    """E3: but five times a second at most, and every five seconds at least. What makes no progress is not looked at."""
+    owned = owned_partition()
+    played = Played(kept_for, [owned])
+    played.trimmed = [Trimmed(later=True)]  # some entries are too young
+    await played.run(4.5 * pause)
+    assert played.looks() == pytest.approx([number * pause for number in range(5)])
+
+
+@IN_VIRTUAL_TIME
+async def test_what_is_trimmed_is_looked_at_when_it_has_moved_and_each_minute() -> None:
+    owned, still = owned_partition(), owned_partition(partition=1)
+    played = Played(2.0, [owned, still])
+    await played.run(10.25, 60.0, between=lambda: read(owned, 1, 1) if len(played.looks()) == 1 else None)
+    assert played.looks() == [0.0, 10.5, 60.0]
+    trims = played.broker.of(Trim)
+    assert [step.partition for step in trims] == [0, 1, 0, 0, 1]
+    assert all(step.groups == ["away", "main"] for step in trims)
+    assert [step.partition for step in played.broker.of(ViewStream)] == [0] * 3, "each group is in the first partition (G6)"
+    assert [step.group.group for step in played.broker.of(ReadKeeping)] == ["away", "main"] * 3
+
+
+@IN_VIRTUAL_TIME
+async def test_what_one_step_cannot_trim_is_trimmed_by_the_next() -> None:
+    played = Played(20.0, [owned_partition()])
+    played.trimmed = [Trimmed(more=True), Trimmed(more=True, later=True), Trimmed()]
+    await played.run(1.0)
+    assert len(played.broker.of(Trim)) == 3
+    assert played.looks() == [0.0]
+
+
+@IN_VIRTUAL_TIME
+async def test_a_member_without_partitions_asks_nothing_and_a_lost_retention_ends_it_until_it_is_heard_of_again() -> None:
+    owned: list[OwnedPartition] = []
+    played = Played(20.0, owned)
+    await played.run(100.0)
+    assert played.broker.asked == []
+    owned.append(owned_partition())
+    played = Played(20.0, owned)
+    played.keeping = structs.replace(played.keeping, acked=False, alone={"away": 90.0})
+
+    def again() -> None:
+        played.keeping = structs.replace(played.keeping, acked=True)
+        played.member.retention = True
+        played.member.on_retention()
+
+    await played.run(200.0, 1.0, between=again)
+    assert played.looks() == [0.0, 200.0]
+    assert len(played.broker.of(Trim)) == 1
+    assert [(event.lapsed, event.alone) for event in played.notebook.of(events.GroupLapsed)] == [("away", 90.0)], "while it trims"
