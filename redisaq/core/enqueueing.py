@@ -388,7 +388,7 @@ class Enqueue:
         holds: the partitions where it blocks later enqueues (E4).
     """
 
-    def __init__(self, knowledge: Knowledge, messages: list[Outgoing], give_up_at: float, *, repeatable: bool = False) -> None:
+    def __init__(self, knowledge: Knowledge, messages: list[Outgoing], give_up_at: float, *, repeatable: bool) -> None:
         """Begin with nothing sent.
 
         Args:

@@ -423,8 +423,8 @@ class InFlight:
             delivered: the last entry that had been delivered before.
         """
         self.standing, above, last = token, parse_id(position), parse_id(delivered)
-        if self._seen is not None and parse_id(self._seen) > above:
-            self._seen = position
+        if self._seen is not None:
+            self._seen = min(self._seen, position, key=parse_id)
         outdated = {
             entry: flight
             for entry, flight in self.flights.items()

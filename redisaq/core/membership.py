@@ -393,7 +393,7 @@ def grant(before: Document, after: Document, *, now: int) -> Document:
     }
     if not free:
         return after
-    tokens = {p: max(after.token.get(p, 0) + 1, now) for p in free}
+    tokens = {p: _next_token(after, p, now) for p in free}
     return _changed(after, lease=after.lease | free, token=after.token | tokens)
 
 
@@ -436,7 +436,7 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
     acquired: dict[int, int] = {}
     if after.members[name].incarnation == incarnation:
         free = (p for p, owner in after.target.items() if owner == name and p not in after.lease)
-        acquired = {p: max(after.token.get(p, 0) + 1, now) for p in free}
+        acquired = {p: _next_token(after, p, now) for p in free}
     if acquired:
         after = _changed(after, lease=after.lease | dict.fromkeys(acquired, incarnation), token=after.token | acquired)
     if after is document:
@@ -506,6 +506,12 @@ def next_forgotten(document: Document) -> int | None:
 # -- the parts they are made of --------------------------------------------------------------------------------------------------
 
 _Queues = Mapping[str, tuple[str, ...]]  # name -> its holder, then those that wait for it; never empty
+
+
+def _next_token(document: Document, partition: int, now: int) -> int:
+    """Return a token above the last one (M6)."""
+    last = document.token.get(partition)
+    return now if last is None else max(last + 1, now)
 
 
 def _queue(document: Document, name: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def jump(number: int, buckets: int) -> int:
 
     The number seeds a generator. From each bucket in which the number would be, it draws the bucket count at which the number next moves.
     """
-    bucket, moves_at = 0, 0
+    bucket = moves_at = 0
     while moves_at < buckets:
         bucket = moves_at
         number = (number * 2862933555777941757 + 1) & _MASK

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from redisaq.core.entry_ids import LAST
-from redisaq.core.in_flight import MOST_ENDING, Claim, Ending, Flight, InFlight, Read, Remake
+from redisaq.core.in_flight import MOST_ENDING, Claim, Ending, Flight, HandOver, InFlight, Read, Remake
 from redisaq.core.records import Body, Entry, Failure, Resolution, Unreadable
 from redisaq.outcomes import Discard
 from redisaq.settings import RetryPolicy
@@ -377,6 +377,10 @@ def test_once_a_group_made_again_has_passed_what_was_in_flight_what_comes_again_
     assert flights.next_read(0) is None
     acknowledge(flights)
     assert flights.hand_back() == {b"9-0": 0, b"5-0": 0, b"6-0": 0}
+    again = flights.next_read(0)
+    assert isinstance(again, HandOver)
+    assert [flight.entry for flight in again.flights] == [b"5-0", b"6-0"]
+    assert isinstance(flights.next_read(0), Read)
 
 
 def test_a_move_outdates_what_was_delivered_above_its_position_and_what_waits_behind() -> None:
