@@ -5,7 +5,6 @@
 --       not handled.
 
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
-redis.call('ZREM', KEYS[1], '')
 redis.call('HDEL', KEYS[2], '')
 local lease = redis.call('HMGET', KEYS[3], 'token', 'moves')
 if lease[1] then

@@ -8,7 +8,7 @@ local letters = {}
 for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], below, '-', 'COUNT', ARGV[2])) do
     local words = entry[2]
     local reasons = #words - 18
-    if reasons < 0 or words[reasons + 1] ~= 'error' or words[reasons + 17] ~= 'life' then
+    if words[reasons + 1] ~= 'error' or words[reasons + 17] ~= 'life' then
         letters[#letters + 1] = {entry[1]}
     else
         local id, key = '', false

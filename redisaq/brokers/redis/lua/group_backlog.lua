@@ -6,7 +6,7 @@
 local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', time[2])
 local waiting = redis.call('XLEN', KEYS[1]) -- without the group, all of it is unread
-if waiting > 0 or redis.call('EXISTS', KEYS[1]) == 1 then
+if redis.call('EXISTS', KEYS[1]) == 1 then
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         local facts = facts_of(row)
         if facts.name == ARGV[1] then

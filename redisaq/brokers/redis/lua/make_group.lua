@@ -2,7 +2,7 @@
 -- KEYS: stream, and if the topic has grown what stand.lua says.
 -- ARGV: group, where it begins ('0' or '$'), '1' if the stream is younger than the group, so that what was trimmed from it before counts
 --       as the group's, the partitions of each generation with commas.
--- Answers: 1 if the group was made, else 0.
+-- An existing group stays as it is.
 
 redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
 local stands = stand(2, ARGV[4])
@@ -16,10 +16,6 @@ if ARGV[3] ~= '1' then
 end
 -- ENTRIESREAD distinguishes what is trimmed from now on from what was gone before.
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'ENTRIESREAD', read)
-if made.err then
-    if string.find(made.err, 'BUSYGROUP', 1, true) then
-        return 0
-    end
+if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
     return made
 end
-return 1

@@ -31,7 +31,7 @@ if (made or (known and whole(topic[1]) and whole(topic[2]))) and ARGV[8] ~= '' t
         end
     end
 end
-if #words > 0 then
+if next(words) then
     redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
     redis.call('HSET', KEYS[1], unpack(words)) -- all at once: half a topic would look like a damaged one
 end

@@ -13,4 +13,3 @@ else
 end
 note(KEYS[2], ARGV[3])
 redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
-return 1

@@ -15,8 +15,6 @@ end
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
 redis.call('XDEL', KEYS[1], '0-0')
 redis.call('ZADD', KEYS[2], 'XX', 0, '')
-redis.call('HDEL', KEYS[3], '')
-redis.call('HDEL', KEYS[4], '')
 local redriven, again = 0, 0
 for i = 2, #ARGV, 3 do
     if redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then

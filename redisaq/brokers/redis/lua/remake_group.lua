@@ -16,4 +16,3 @@ local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], start)
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
     return made
 end
-return 1
