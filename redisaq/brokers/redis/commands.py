@@ -149,6 +149,11 @@ def keys_of(command: Command) -> list[bytes]:
     return [word for word in words if isinstance(word, bytes)]
 
 
+def yes(reply: Reply) -> bool:
+    """Return whether a script answered 1; 0 is no."""
+    return bool(reply == 1)
+
+
 def checked(reply: Reply, carrier: Carrier) -> Reply:
     """Return the reply, or raise it if it is an error; ConnectionFailed if it is one that passes."""
     if isinstance(reply, ServerError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisaq.brokers.redis.commands import Reply, milliseconds
+from redisaq.brokers.redis.commands import Reply, milliseconds, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
@@ -116,7 +116,7 @@ def commit(step: steps.Commit, keys: Keys) -> Asked[bool]:
         *step.former,
         *step.expired,
     )
-    return asked, bool
+    return asked, yes
 
 
 @command(steps.Wait)

@@ -5,7 +5,7 @@ Invariants: only stand.lua makes or renames a stream. Before it renames one, it 
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply, checked, checked_of, not_now, run, run_all
+from redisaq.brokers.redis.commands import Reply, checked, checked_of, not_now, run, run_all, yes
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.producing import written_last
 from redisaq.brokers.redis.registry import Asked, command, commands
@@ -171,7 +171,7 @@ def read_barrier(step: steps.ReadBarrier, keys: Keys) -> Asked[int]:
 @command(steps.OpenBarrier)
 def open_barrier(step: steps.OpenBarrier, keys: Keys) -> Asked[bool]:
     """Open the partition (G4)."""
-    return OPEN_BARRIER(keys.of_partition(step.group, step.partition).lease, step.token, step.growth), bool
+    return OPEN_BARRIER(keys.of_partition(step.group, step.partition).lease, step.token, step.growth), yes
 
 
 @command(steps.CloseBarrier)
@@ -220,4 +220,4 @@ def drop_taken_in(step: steps.DropTakenIn, keys: Keys) -> Asked[int | None]:
 @command(steps.SetSwept)
 def set_swept(step: steps.SetSwept, keys: Keys) -> Asked[bool]:
     """Note that the delayed messages are where they belong (G8)."""
-    return SET_SWEPT(keys.cuts(step.topic, step.partition), step.run, step.growth), bool
+    return SET_SWEPT(keys.cuts(step.topic, step.partition), step.run, step.growth), yes

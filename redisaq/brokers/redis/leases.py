@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisaq.brokers.redis.commands import Reply, checked, run
+from redisaq.brokers.redis.commands import Reply, checked, run, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.registry import Asked, command, commands
@@ -88,7 +88,7 @@ async def open_reader(
     except BaseException:
         connection.abort()
         raise
-    if not registered:
+    if not yes(registered):
         connection.abort()
         raise lease_lost(group, partition)
     return RedisReader(connection, mark, lambda: keys.of_partition(group, partition).stream, settle, group.group)
@@ -116,14 +116,17 @@ def set_deliveries(step: steps.SetDeliveries, keys: Keys) -> Asked[bool]:
     """Set delivery counts (T5)."""
     share = keys.of_partition(step.group, step.partition)
     pairs = [word for pair in step.counts.items() for word in pair]
-    # NOGROUP counts as done: the token is the current one, and nothing is pending.
-    return DELIVERIES(share.stream, share.lease, step.group.group, step.token, int(step.raising), *pairs), bool
+
+    def answer(reply: Reply) -> bool:  # an error: NOGROUP counts as done, since the token is the current one, and nothing is pending
+        return isinstance(reply, ServerError) or yes(reply)
+
+    return DELIVERIES(share.stream, share.lease, step.group.group, step.token, int(step.raising), *pairs), answer
 
 
 @command(steps.Release)
 def release(step: steps.Release, keys: Keys) -> Asked[bool]:
     """Clear holder and readers, keep the token (M8)."""
-    return RELEASE(keys.of_partition(step.group, step.partition).lease, step.token), bool
+    return RELEASE(keys.of_partition(step.group, step.partition).lease, step.token), yes
 
 
 @commands(steps.RemakeGroup)

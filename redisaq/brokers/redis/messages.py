@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.commands import Reply, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Command, Script
@@ -155,14 +155,14 @@ def read_standing(step: steps.ReadStanding, keys: Keys) -> Asked[steps.Standing]
 def cancel_delayed(step: steps.CancelDelayed, keys: Keys) -> Asked[bool]:
     """Drop a delayed message."""
     names = keys.delayed(step.topic, step.partition), keys.delayed_bodies(step.topic, step.partition)
-    return CANCEL_DELAYED(*names, step.msg_id), bool
+    return CANCEL_DELAYED(*names, step.msg_id), yes
 
 
 @command(steps.CancelRetry)
 def cancel_retry(step: steps.CancelRetry, keys: Keys) -> Asked[bool]:
     """Drop a message that is to be tried again."""
     share = keys.of_partition(step.group, step.partition)
-    return CANCEL_RETRY(share.retry, share.retry_bodies, share.lease, step.entry_id), bool
+    return CANCEL_RETRY(share.retry, share.retry_bodies, share.lease, step.entry_id), yes
 
 
 @command(steps.RetryNow)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.commands import Reply, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Command, Script
@@ -67,7 +67,7 @@ def delay(step: steps.Delay, keys: Keys) -> Asked[bool]:
     words.append(keys.partition_doorbell(topic, partition))
     for message in step.messages:
         words += [message.msg_id, message.due, encode_delayed(message.fields)]
-    return DELAY(*words), lambda reply: reply == 1
+    return DELAY(*words), yes
 
 
 @command(steps.AppendOnce)

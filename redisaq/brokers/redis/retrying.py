@@ -5,7 +5,7 @@ Invariant: a message leaves the dead letters in the same script in which it ente
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.commands import Reply, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Script
@@ -27,7 +27,7 @@ def start_retry(step: steps.StartRetry, keys: Keys) -> Asked[bool]:
     """Record that a handler begins on a message of `retry`."""
     share = keys.of_partition(step.group, step.partition)
     before, after = retry_prefix(step.life, step.attempt - 1), retry_prefix(step.life, step.attempt)
-    return START_RETRY(share.lease, share.retry_bodies, step.token, step.entry_id, before, after), bool
+    return START_RETRY(share.lease, share.retry_bodies, step.token, step.entry_id, before, after), yes
 
 
 @command(steps.TakeDue)

@@ -5,7 +5,7 @@ Invariant: a write replaces only what its writer has read, so a slow writer neve
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.commands import Reply, yes
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
@@ -32,4 +32,4 @@ def _schedules(reply: Reply) -> steps.Schedules:
 def set_schedule(step: steps.SetSchedule, keys: Keys) -> Asked[bool]:
     """Store a job's text."""
     asked = SET_SCHEDULE(keys.schedules(step.topic), step.job, step.was or b"", step.value or b"")
-    return asked, lambda reply: reply == 1
+    return asked, yes
