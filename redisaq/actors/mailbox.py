@@ -240,7 +240,6 @@ class Mailbox(Generic[M]):
         self._closed = True
         if self._send is not None:
             self._send.close()
-        self._opening.fire()
         self._arrival.fire()
 
     def close(self) -> int:

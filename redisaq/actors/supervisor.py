@@ -98,11 +98,6 @@ class Life:
     # -- for others --------------------------------------------------------------------------------------------------------------
 
     @property
-    def alive(self) -> bool:
-        """True until its task has ended."""
-        return not self.ended.is_set()
-
-    @property
     def cooling(self) -> bool:
         """True from a survived failure until the actor may come up again."""
         return self._failure is not None
@@ -125,8 +120,7 @@ class Life:
         Until then it survives failures as before, if messages are left in the mailbox. If this call is cancelled, so is the actor.
         """
         self._stopping = True
-        if self.alive:
-            self.status = "stopping"
+        self.status = "stopping"
         self._mailbox.close_sending()
         try:
             if self.came_up and self._mailbox.in_use:
@@ -436,7 +430,7 @@ class Crew:
             await self._until(lambda: self._may_come_up(life))
 
     def _may_come_up(self, life: Life) -> bool:
-        others = [other for other in self.living if other is not life and other.came_up]
+        others = [other for other in self.living if other.came_up]
         if self.strategy == "one_for_all" and any(other.cooling for other in others):
             return False
         places = {one: place for place, one in enumerate(self.lives)}
@@ -505,7 +499,6 @@ class Supervisor:
         finally:
             life.start_awaited = False
         if life.start_errors:
-            await life.ended.wait()
             self._crew.forget(life)
             raise_errors(life.start_errors)
         if not life.came_up:
