@@ -300,3 +300,167 @@ def test_a_question_that_waits_in_the_mailbox_outlives_a_restart(backend: Backen
         return answers
 
     assert virtual_run(main, backend=backend) == [ConnectionError, 42, 42]
+
+
+@both
+def test_a_mailbox_that_is_not_open_says_why(backend: Backend) -> None:
+    async def main() -> None:
+        actor = Recorder()
+        with pytest.raises(RuntimeError, match="has not been started"):
+            actor.mailbox.receive_nowait()
+        async with Supervisor() as supervisor:
+            await supervisor.start(actor)
+        with pytest.raises(anyio.EndOfStream):
+            actor.mailbox.receive_nowait()
+
+    virtual_run(main, backend=backend)
+
+
+@both
+def test_receiving_lets_others_run_and_hears_of_a_cancellation_though_messages_wait(backend: Backend) -> None:
+    class Busy(Actor[int]):
+        seen: tuple[int, bool, int] | None = None
+
+        async def run(self) -> None:
+            first = await self.mailbox.receive()
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await self.mailbox.receive()
+            self.seen = first, scope.cancelled_caught, self.mailbox.depth
+
+    async def main() -> None:
+        actor = Busy()
+        async with Supervisor() as supervisor:
+            ref = await supervisor.start(actor)
+            ref.tell_nowait(1)
+            ref.tell_nowait(2)
+        assert actor.seen == (1, True, 1)
+
+    virtual_run(main, backend=backend)
+
+
+@both
+def test_one_is_stopping_while_it_empties_its_mailbox(backend: Backend) -> None:
+    async def main() -> list[str]:
+        statuses: list[str] = []
+        async with Supervisor() as supervisor, anyio.create_task_group() as tasks:
+            ref = await supervisor.start(Recorder(restart=QUICK))
+            for message in (lambda: anyio.sleep(2), ConnectionError(), lambda: anyio.sleep(2)):
+                await ref.tell(message)
+            await anyio.sleep(1)
+            tasks.start_soon(supervisor.stop, ref)
+            for _ in range(3):
+                await anyio.sleep(1.5)
+                statuses.append(supervisor.tree().children[0].status)
+        return statuses
+
+    assert virtual_run(main, backend=backend) == ["stopping", "stopping", "stopped"]
+
+
+@both
+def test_a_sibling_that_has_stopped_is_a_failure_for_one_that_needs_it_before_the_end(backend: Backend) -> None:
+    async def main() -> None:
+        async with Supervisor() as supervisor:
+            second = await supervisor.start(Recorder(name="second"))
+            first = await supervisor.start(Recorder(name="first"))
+            await supervisor.stop(second)
+            await first.tell(lambda: second.tell(1))
+            await anyio.sleep(1)
+
+    with pytest.raises(ActorStopped, match="supervisor/second stopped"):
+        virtual_run(main, backend=backend)
+
+
+@both
+def test_a_sibling_that_has_stopped_is_none_while_the_block_is_cancelled_and_not_left_yet(backend: Backend) -> None:
+    async def main() -> list[Any]:
+        log: list[Any] = []
+        second = Recorder(log, name="second")
+
+        class First(Recorder):
+            async def run(self) -> None:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    log.append("tells")
+                    second.ref.tell_nowait(1)
+
+        with anyio.move_on_after(1):
+            async with Supervisor() as supervisor:
+                await supervisor.start(First(log, name="first"))
+                await supervisor.start(second)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(5)
+        return log[2:]
+
+    assert virtual_run(main, backend=backend) == [("second", "stop"), "tells", ("first", "stop")]
+
+
+@both
+def test_one_that_comes_later_waits_until_an_earlier_one_has_cleaned_up_and_is_up_again(backend: Backend) -> None:
+    class Slow(Recorder):
+        async def on_stop(self) -> None:
+            await anyio.sleep(5)
+            await super().on_stop()
+
+    async def main() -> list[Any]:
+        log: list[Any] = []
+        async with Supervisor("rest_for_one") as supervisor:
+            ref = await supervisor.start(Slow(log, name="a", restart=QUICK))
+            await ref.tell(ConnectionError())
+            await anyio.sleep(1)
+            await supervisor.start(Recorder(log, name="b"))
+        return [(name, what) for name, what in log if isinstance(what, str)][:4]
+
+    assert virtual_run(main, backend=backend) == [("a", "start"), ("a", "stop"), ("a", "start"), ("b", "start")]
+
+
+@both
+def test_a_failure_of_a_start_that_nobody_waits_for_any_more_leaves_the_supervisor(backend: Backend) -> None:
+    class Stuck(Recorder):
+        async def on_start(self) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ValueError("bug")
+
+    async def main() -> None:
+        async with Supervisor() as supervisor:
+            with anyio.move_on_after(1):
+                await supervisor.start(Stuck())
+            await anyio.sleep(1)
+
+    with pytest.raises(ValueError, match="bug"):
+        virtual_run(main, backend=backend)
+
+
+@both
+def test_one_that_cannot_be_cancelled_holds_up_the_others_for_twice_the_time_of_a_clean_up(backend: Backend) -> None:
+    """Once for what it is doing, and once for on_lost or on_stop."""
+
+    async def stubborn() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(100)
+
+    async def main() -> list[tuple[str, float]]:
+        stops: list[tuple[str, float]] = []
+
+        class Timed(Recorder):
+            async def on_stop(self) -> None:
+                stops.append((self.name, anyio.current_time() - began))
+
+        with anyio.move_on_after(1):
+            async with Supervisor(stop_timeout=3.0) as supervisor:
+                await supervisor.start(Timed(name="a"))
+                ref = await supervisor.start(Timed(name="b"))
+                await ref.tell(stubborn)
+                began = anyio.current_time() + 1
+                await anyio.sleep_forever()
+        return stops
+
+    (first, second) = virtual_run(main, backend=backend)
+    assert [first[0], second[0]] == ["a", "b"]
+    assert [first[1], second[1]] == pytest.approx([6.0, 99.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 from collections import Counter
@@ -14,9 +15,14 @@ from anyio.abc import TaskGroup
 from redisaq import Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
-from redisaq.consuming.pulling import CANCELLED, DROPPED, Offers
+from redisaq.consuming.context import Surroundings, inside
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.pulling import CANCELLED, DROPPED, Offers, PulledDelivery, PullPool
 from redisaq.errors import NotHandled
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
+from tests.actors.scripted import around
+from tests.unit.owning import owned_partition, read
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -381,3 +387,72 @@ async def test_what_a_cancelled_body_left_is_not_passed_over_when_the_group_is_l
         again = Notebook()
         await Consumer("jobs", url).process(again.handle, until_empty=True)
     assert Counter(again.numbers) == Counter([0, 1])
+
+
+# -- one message, and the end of its lease ----------------------------------------------------------------------------------------------
+
+
+def handed_out(surroundings: Surroundings, owned: OwnedPartition, timeout: float | None = None) -> Message[Any]:
+    """Return the first message of a partition, as the loop gets it."""
+    (flight,) = read(owned, 1, 1)
+    offers: Offers[Message[Any]] = Offers(1)
+    message = PulledDelivery(PullPool(Execution(surroundings, owned, None, timeout=timeout), offers), flight).hand_out()
+    assert message is not None
+    return message
+
+
+@pytest.mark.parametrize("end", [lambda owned: owned.lease.end(), lambda owned: owned.lose("for this test")], ids=["lease", "lost"])
+@pytest.mark.parametrize("error", [None, ValueError("too late"), KeyboardInterrupt()], ids=["returns", "raises", "is interrupted"])
+async def test_m4_what_a_body_does_once_the_lease_has_ended_does_not_count(end: Any, error: BaseException | None) -> None:
+    """It is told so by `lost`; an interrupt passes all the same."""
+    surroundings, _, notebook = around()
+    owned = owned_partition()
+    message = handed_out(surroundings, owned)
+    with pytest.raises(KeyboardInterrupt) if isinstance(error, KeyboardInterrupt) else contextlib.nullcontext():
+        async with message:
+            end(owned)
+            if error is not None:
+                raise error
+    assert message.lost
+    assert owned.flights.left == {b"1-0"}
+    assert (owned.flights.running, owned.flights.handled, owned.flights.failures) == (0, 0, 0)
+    assert [type(event).__name__ for event in notebook.events] == ["MessageStarted"]
+    assert inside.get() is not surroundings
+
+
+async def test_a_body_that_blocked_until_its_lease_had_ended_is_reported() -> None:
+    surroundings, _, notebook = around()
+    owned = owned_partition()
+    message = handed_out(surroundings, owned)
+    async with message:
+        assert inside.get() is surroundings
+        owned.lease.end()
+        owned.lease.stood_still = 2.5
+    assert [(event.entry_id, event.seconds) for event in notebook.of(events.HandlerBlocked)] == [("1-0", 2.5)]
+
+
+async def test_a_body_that_is_entered_after_the_drain_has_begun_does_nothing_and_uses_no_attempt() -> None:
+    surroundings, _, notebook = around()
+    owned = owned_partition()
+    message = handed_out(surroundings, owned)
+    owned.begin_drain()
+    async with message:
+        await anyio.sleep(1)
+        pytest.fail("it is somebody else's")
+    assert message.lost
+    assert owned.flights.hand_back() == {b"1-0": 0}
+    assert notebook.events == []
+
+
+@pytest.mark.parametrize(("timeout", "failures"), [(None, 0), (3.0, 1), (30.0, 0)])
+async def test_a_body_has_the_time_that_the_consumer_gives(timeout: float | None, failures: int) -> None:
+    surroundings, _, notebook = around(retry=RETRY)
+    owned = owned_partition()
+    message = handed_out(surroundings, owned, timeout)
+    began = anyio.current_time()
+    async with message:
+        await anyio.sleep(10)
+    assert anyio.current_time() - began == (3.0 if failures else 10.0)
+    assert not message.lost
+    assert (owned.flights.failures, owned.flights.handled) == (failures, 1 - failures)
+    assert [str(event.error) for event in notebook.of(events.MessageFailed)] == ["the body took longer than 3 s"] * failures

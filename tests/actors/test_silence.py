@@ -180,6 +180,7 @@ async def end_in_silence(moment: str, how: str, *, breaks: float | None = None, 
             tasks.cancel_scope.cancel()
         else:
             await getattr(consumer, how)()
+    assert broker.asked.total() == broker.asked_before_close, "nothing more is sent to a server that is given up"
     return anyio.current_time() - began
 
 

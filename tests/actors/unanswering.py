@@ -22,6 +22,7 @@ class UnansweringBroker(MemoryBroker):
         unanswered: decides, of a step's name and its number, whether it has no answer.
         executed: what has no answer is carried out all the same.
         breaks: seconds after which the connection of an unanswered request breaks; None: never.
+        asked_before_close: how much it had been asked for when it was first closed.
     """
 
     def __init__(self, name: str, namespace: str = "redisaq") -> None:
@@ -32,6 +33,7 @@ class UnansweringBroker(MemoryBroker):
         self.breaks: float | None = None
         self.left_out = 0
         self._closed = anyio.Event()
+        self.asked_before_close: int | None = None
 
     async def _operate(self, name: str, step: Callable[..., Any]) -> Any:
         self.asked[name] += 1
@@ -49,6 +51,8 @@ class UnansweringBroker(MemoryBroker):
 
     async def close(self) -> None:
         """Close the connections: what waits for an answer fails."""
+        if self.asked_before_close is None:
+            self.asked_before_close = self.asked.total()
         self._closed.set()
         self._closed = anyio.Event()
         await super().close()
