@@ -207,7 +207,7 @@ class ConsumerRuntime:
 
     async def _say_farewell(self) -> None:
         """Leave after a failure, so that the others need not wait for the lease to run out: nothing runs here any more."""
-        with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(RedisaqError):  # the failure itself is what is raised
+        with anyio.move_on_after(FAREWELL_LIMIT), contextlib.suppress(RedisaqError):  # the failure itself is what is raised
             await self._coordinator.give_up()
 
     def stop(self, *, urgent: bool = False) -> None:

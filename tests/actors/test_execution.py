@@ -292,3 +292,84 @@ async def test_a_full_batch_begins_at_once_and_another_when_its_first_message_ha
     last = 7.0 if together else 10.0
     assert [count for _, count in times] == [3, 3, 2]
     assert [time for time, _ in times] == pytest.approx([0.0 if together else 2.0, last, last + 5.0], abs=0.05)
+
+
+@pytest.mark.parametrize("way", ["one", "many"])
+@pytest.mark.parametrize("end", ["cancelled", "interrupted"])
+async def test_a_handler_that_is_cancelled_has_neither_failed_nor_succeeded(way: str, end: str) -> None:
+    """T6: its message is still pending, and stays where it is."""
+    surroundings, _, notebook = around()
+    owned, begun = owned_partition(), anyio.Event()
+    (flight,) = read(owned, 1, 1)
+
+    async def handle(_given: object) -> None:
+        begun.set()
+        if end == "interrupted":
+            raise KeyboardInterrupt
+        await anyio.sleep(100)
+
+    execution = Execution(surroundings, owned, handle, timeout=None)
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(KeyboardInterrupt) if end == "interrupted" else anyio.move_on_after(1):
+            await run_by(way, execution, flight)
+        with anyio.fail_after(1):
+            await owned.wait_finished()
+        tasks.cancel_scope.cancel()
+    assert (flight.state, owned.flights.left, owned.flights.running) == ("gone", {b"1-0"}, 0)
+    assert (owned.flights.handled, owned.flights.failures) == (0, 0)
+    assert [type(event).__name__ for event in notebook.events] == ["MessageStarted"]
+
+
+async def test_bodies_that_begin_make_room_and_those_that_end_are_waited_for() -> None:
+    surroundings, _, _ = around(on_event=None)
+    owned, woken = owned_partition(4), list[str]()
+    execution = Execution(surroundings, owned, None, timeout=None)
+    flights = read(owned, 1, 4)
+
+    async def wait(name: str, function: Callable[..., Any], *arguments: object) -> None:
+        await function(*arguments)
+        woken.append(name)
+
+    async def woken_by(act: Callable[[Flight], object], flight: Flight) -> list[str]:
+        woken.clear()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, "room", owned.wait_for_room, 2)
+            if owned.flights.running:
+                tasks.start_soon(wait, "finished", owned.wait_finished)
+            await anyio.wait_all_tasks_blocked()
+            act(flight)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        return woken
+
+    assert await woken_by(execution.began, flights[0]) == []
+    assert await woken_by(execution.began, flights[1]) == ["room"]
+    execution.succeeded(flights[1])
+    assert "finished" in await woken_by(execution.taken_back, flights[0])
+    execution.began(flights[0])
+    woken.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "finished", owned.wait_finished)
+        await anyio.wait_all_tasks_blocked()
+        execution.cancelled(flights[0])
+        await anyio.wait_all_tasks_blocked()
+        assert woken == ["finished"]
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("when", ["before", "while it is paused"])
+async def test_t5_nothing_is_counted_for_a_partition_that_drains(when: str) -> None:
+    surroundings, broker, _ = around(lambda _step: True)
+    owned = owned_partition()
+    execution = Execution(surroundings, owned, None, timeout=None)
+    flight = claimed(owned, 1)
+    if when == "before":
+        owned.begin_drain()
+        assert await execution.ready((flight,)) == []
+    else:
+        surroundings.gate.move(closed=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(execution.ready, (flight,))
+            await anyio.sleep(1)
+            owned.begin_drain()
+    assert (broker.asked, flight.state) == ([], "repeat")

@@ -404,7 +404,7 @@ def handed_out(surroundings: Surroundings, owned: OwnedPartition, timeout: float
 @pytest.mark.parametrize("end", [lambda owned: owned.lease.end(), lambda owned: owned.lose("for this test")], ids=["lease", "lost"])
 @pytest.mark.parametrize("error", [None, ValueError("too late"), KeyboardInterrupt()], ids=["returns", "raises", "is interrupted"])
 async def test_m4_what_a_body_does_once_the_lease_has_ended_does_not_count(end: Any, error: BaseException | None) -> None:
-    """It is told so by `lost`; an interrupt passes all the same."""
+    """`lost` says so; an interrupt passes all the same."""
     surroundings, _, notebook = around()
     owned = owned_partition()
     message = handed_out(surroundings, owned)
