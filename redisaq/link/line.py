@@ -8,6 +8,7 @@ are owed and nothing arrives for too long (docs/understand/link.md, rule 10).
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
@@ -43,6 +44,7 @@ class Line:
         self._now = Environment().monotonic
         self._awaiting = False  # listening: nothing has arrived since the last send
         self._pings = 0  # listening: not answered yet
+        self._arrived: deque[object] = deque()  # what an alarm has found parsed, and nobody has taken yet
 
     def watch(self, silence: float, environment: Environment, *, listening: bool = False) -> None:
         """Break the connection, from now on, when replies are owed and nothing arrives for `silence` seconds.
@@ -137,7 +139,9 @@ class Line:
             self._awaiting = False
 
     def _owing(self) -> bool:
-        return self._awaiting if self._listening else self.owed > 0
+        if self._listening:
+            return self._awaiting
+        return self.owed > sum(type(item) is not PushNotification for item in self._arrived)
 
     def _look(self, late: float) -> float:
         """Check whether the connection is silent; return when to check again."""
@@ -146,8 +150,10 @@ class Line:
         try:
             self.wire.flush()
             if self.wire.arrived():
-                self._receive()  # what has arrived counts, even if no task has read it yet
+                self._receive()
                 self.wire.wake()
+            while (item := self.wire.next_reply()) is not NOTHING:  # what has arrived counts, even if no task takes it for long
+                self._arrived.append(item)
         except (OSError, *PARSE_ERRORS) as error:
             self.fail(str(error) or repr(error))
             return math.inf
@@ -187,7 +193,7 @@ class Line:
     def _next_of_all(self) -> object:
         self._check(maybe_executed=True)
         try:
-            item = self.wire.next_reply()
+            item = self._arrived.popleft() if self._arrived else self.wire.next_reply()
         except PARSE_ERRORS as error:
             raise self.fail(str(error) or repr(error)) from error
         if item is not NOTHING and type(item) is not PushNotification:
