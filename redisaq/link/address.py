@@ -17,7 +17,6 @@ from redisaq.errors import SettingsError
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 DEFAULT_CONNECT_TIMEOUT = 5.0
-_GREATEST_PORT = 65535
 SEVERAL = ("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 """Schemes of URLs that name several servers."""
 
@@ -150,7 +149,7 @@ def parse_url(url: str) -> Address | ClusterAddress | SentinelAddress:
         if seeds[0].database:
             raise SettingsError("a cluster has one database, 0: leave the number out of the URL")
         return ClusterAddress(seeds, _display(scheme, seeds, user_of=seeds[0]))
-    given = dict(reversed(parse_qsl("&".join(options), keep_blank_values=True)))
+    given = dict(reversed(parse_qsl("&".join(options))))
     name, password = given.get("sentinel_username"), given.get("sentinel_password")
     found = [parse(host if _has_port(host) else f"{host}:{SENTINEL_PORT}") for host in hosts]
     display = _display(scheme, found, user_of=found[0]) + f"/{quote(service, safe='')}/{found[0].database}"
@@ -270,7 +269,7 @@ def _find_unencoded(url: str, fragment: str) -> str | None:
 def _find_server_problem(parts: SplitResult, path: str, port: int | None) -> str | None:
     if parts.netloc and not parts.hostname:
         return "the URL names no host"
-    if port is not None and not 0 < port <= _GREATEST_PORT:
+    if port == 0:  # a greater one than there is cannot be read
         return "the URL's port must be from 1 to 65535"
     if path and not path.isdecimal():
         return "the URL's path must be a database number, as in redis://localhost:6379/0"

@@ -27,10 +27,7 @@ class Attempt:
         # Each caller has its own event: a shared one would belong to the event loop that first waited for it.
         event = anyio.Event()
         self._waiting.append(event)
-        try:
-            await event.wait()
-        finally:
-            self._waiting.remove(event)
+        await event.wait()
 
     def end(self) -> None:
         """Wake all callers that wait."""

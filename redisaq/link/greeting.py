@@ -127,7 +127,7 @@ def read_info(info: object) -> dict[str, str]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+    return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
 def _version(facts: dict[str, str]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ Errors of the socket and of TLS are raised as OSError, those of the parser as PA
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -47,9 +48,8 @@ class Inherited:
     def forked(self) -> None:
         """Close this process's copies."""
         for sock in list(self._sockets):
-            if (descriptor := sock.detach()) >= 0:
-                os.close(descriptor)
-        self._sockets.clear()
+            with contextlib.suppress(OSError):  # it was closed before
+                os.close(sock.detach())
 
 
 inherited = Inherited()
@@ -77,7 +77,9 @@ class Wire:
         self._buffer = buffer
         self._parked = False
         self._woken = False
-        self._poll = _make_poll(sock)
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        self._poll = partial(poll.poll, 0)
         self.queued = 0
         self.handed = 0
         self.taken = 0
@@ -226,8 +228,7 @@ class SecureWire(Wire):
             raise ConnectionResetError(_ENDED)
         more = self._take()
         self._decrypt()
-        if self._outgoing.pending:
-            self._push()  # TLS itself may owe an answer (a key update)
+        self._push()  # TLS itself may owe an answer (a key update)
         return more or self._ended
 
     def _decrypt(self) -> None:
@@ -270,11 +271,3 @@ class SecureWire(Wire):
             except (BlockingIOError, InterruptedError):
                 return False
             self._encrypted = self._encrypted[count:]
-
-
-def _make_poll(sock: socket.socket) -> Callable[[], object]:
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return partial(poll.poll, 0)
-    return lambda: select.select([sock], (), (), 0)[0]

@@ -135,7 +135,6 @@ class Sender:
     def close(self) -> None:
         """Forget what was learned: the next call opens again. Calls under way end at their next step."""
         self.state = None
-        self._states.clear()
         self._knowledge = self._nothing_known()
         waiting, self._waiting = self._waiting, {}
         for event, _, _ in waiting.values():
