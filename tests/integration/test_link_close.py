@@ -145,6 +145,29 @@ async def test_a_connection_is_closed_whose_dial_was_interrupted_after_its_last_
     assert line.broken == "not wanted any more"
 
 
+async def test_each_call_is_a_checkpoint_though_it_has_nothing_to_wait_for(server: Server) -> None:
+    async with opened(server.url) as link:
+        await link.connect()
+        for call in (link.connect, link.call, link.watched, link.nodes, link.close):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+            assert scope.cancelled_caught, call
+        assert not link.connected, "closed all the same"
+
+
+async def test_what_is_aborted_says_why(server: Server) -> None:
+    async with opened(server.url) as link:
+        await link.connect()
+        reading = await link.open_reading()
+        assert link.connected
+        link.abort("for a reason")
+        assert not link.connected
+        with pytest.raises(ConnectionFailed, match="for a reason"):
+            await reading.call(("PING",))
+        assert not link._opened, "though nobody has closed it"
+
+
 async def test_other_callers_notice_a_close_by_one_of_them(proxy: Proxy) -> None:
     async with opened(proxy.url) as link:
         await link.connect()

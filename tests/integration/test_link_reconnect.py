@@ -7,6 +7,7 @@ wait (docs/understand/link.md, rules 6 to 8).
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 
 import anyio
@@ -16,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, pack, parse_address
 from tests.conftest import Backend
-from tests.link_fake import FakeServer, usual_answers
+from tests.link_fake import FakeServer, bulk, hello, usual_answers
 from tests.link_opened import opened
 from tests.link_proxy import Proxy
 from tests.link_steps import Steps, cancel_at
@@ -88,11 +89,35 @@ async def test_an_append_that_waited_behind_one_that_broke_is_not_sent_over_the_
 async def test_connections_that_broke_are_not_kept() -> None:
     with FakeServer({**usual_answers(), "ECHO": lambda _: None}) as server:
         async with opened(server.url) as link:
-            for _ in range(5):
+            for times in range(5):
                 with pytest.raises(ConnectionFailed):
                     await link.call(("ECHO", 1))
-                assert link.breaks
+                assert link.breaks == times + 1
         assert len(link._torn) == 1, "the last one: its caller had not heard of it then"
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:5"])
+async def test_each_connection_that_broke_is_killed_once_by_the_next(address: str) -> None:
+    """E1. Where the server does not say its address, by its id alone."""
+    numbers = itertools.count(7)
+
+    def client(command: list[bytes]) -> bytes:
+        return b":1\r\n" if command[1] == b"KILL" else bulk(f"id=7 addr={address} laddr=127.0.0.1:6") if address else b"-NOPERM no\r\n"
+
+    answers = usual_answers() | {
+        "HELLO": lambda _: hello("7.2.4").replace(b":7\r\n", b":%d\r\n" % next(numbers)),
+        "CLIENT": client,
+        "HANGUP": lambda _: None,
+    }
+    with FakeServer(answers) as server:
+        async with opened(server.url) as link:
+            for _ in range(3):
+                with pytest.raises(ConnectionFailed):
+                    await link.call(("HANGUP",))
+            await link.connect()
+        killed = [[word.decode() for word in command] for command in server.commands if command[:2] == [b"CLIENT", b"KILL"]]
+    where = ["ADDR", address] if address else []
+    assert killed == [["CLIENT", "KILL", "ID", str(number), *where] for number in (7, 8, 9)]
 
 
 async def breaks(link: Link) -> None:

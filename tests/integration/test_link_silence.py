@@ -207,8 +207,10 @@ async def test_a_dial_takes_no_longer(moment: str) -> None:
                     with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match=r"answer(ed)? within 0\.5 s") as raised:
                         await attempt()
                     assert not raised.value.maybe_executed
-                with within(0.1, 0.1), pytest.raises(ConnectionFailed, match="within the time"), time_limit(0.1):
+                    assert raised.value.silent
+                with within(0.1, 0.1), pytest.raises(ConnectionFailed, match="within the time") as raised, time_limit(0.1):
                     await link.call(("ECHO", "x"))
+                assert raised.value.silent
 
 
 async def test_a_server_that_says_a_little_now_and_then_is_not_silent() -> None:

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ import anyio
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
-from redisaq.link import Link, ReadingConnection, TLSOptions, parse_address
+from redisaq.link import Address, Link, ReadingConnection, TLSOptions, dial, parse_address
 from redisaq.link.dial import make_context
+from redisaq.link.greeting import Greeting
+from redisaq.link.line import Line
 from redisaq.link.wire import RECEIVE_SIZE, SecureWire
 from tests.breaking_proxy import BreakingProxy
 from tests.cancellation.test_link_shared import Callers, connect
@@ -246,10 +249,108 @@ async def test_what_comes_along_with_the_handshake_is_read(authority: Authority)
                     agreed = True
                     server.write(b"-ERR max number of clients reached\r\n")
                 theirs.send(outgoing.read())
+        assert wire.agreed
         reply = wire.next_reply()
         assert isinstance(reply, ServerError)
         assert reply.text == "ERR max number of clients reached"
         wire.close()
+
+
+async def test_a_server_whose_certificate_we_refuse_learns_that_once_the_socket_takes_it(authority: Authority) -> None:
+    """It logs the reason, and need not guess why we closed. Before that, the socket takes nothing for a while."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = authority.server_context("another").wrap_bio(incoming, outgoing, server_side=True)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    wire = SecureWire(ours, bytearray(RECEIVE_SIZE), make_context(TLSOptions(ca_file=authority.ca_file)), "127.0.0.1")
+    filling = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filling += ours.send(b"x" * 4096)
+
+    async def fail() -> None:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await wire.handshake()
+        wire.close()
+
+    async def serve() -> None:
+        while True:
+            await anyio.wait_readable(theirs)
+            assert incoming.write(theirs.recv(65536)), "it closed without a word"
+            with contextlib.suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+            theirs.send(outgoing.read())
+
+    with theirs, anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+            await anyio.wait_all_tasks_blocked()
+            while filling:
+                await anyio.wait_readable(theirs)
+                filling -= len(theirs.recv(min(filling, 65536)))
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+                await serve()
+    assert not wire.agreed
+
+
+async def test_what_tls_itself_owes_is_sent_though_nobody_calls(authority: Authority) -> None:
+    """A server may ask for the client's certificate at any time."""
+    server_context, context = authority.server_context(ask=True), make_context(TLSOptions(ca_file=authority.ca_file))
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    context.post_handshake_auth = True
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = server_context.wrap_bio(incoming, outgoing, server_side=True)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    wire = SecureWire(ours, bytearray(RECEIVE_SIZE), context, "127.0.0.1")
+
+    async def move(step: Callable[[], object]) -> None:
+        while True:
+            try:
+                step()
+            except ssl.SSLWantReadError:
+                theirs.send(outgoing.read())
+                await anyio.wait_readable(theirs)
+                incoming.write(theirs.recv(65536))
+            else:
+                theirs.send(outgoing.read())
+                return
+
+    with theirs, anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wire.handshake)
+            await move(server.do_handshake)
+        server.verify_client_post_handshake()
+        await move(server.do_handshake)
+        await wire.wait_readable()
+        wire.receive()
+        assert theirs.recv(65536)
+        wire.close()
+
+
+async def test_certificate_files_are_read_once(tls_port: int, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes some milliseconds. After a failure, they are read for the next connection, and for that one alone."""
+    reads: list[TLSOptions] = []
+
+    def read(options: TLSOptions) -> ssl.SSLContext:
+        reads.append(options)
+        return make_context(options)
+
+    async def greet(line: Line, address: Address, _name: str) -> Greeting:
+        if failing:
+            raise ConnectionFailed(address.display, "for this test")
+        return Greeting(1, "", "run")
+
+    monkeypatch.setattr(dial, "make_context", read)
+    dialer = dial.Dialer(parse_address(f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={authority.ca_file}"), greet=greet)
+    for failing, count in ((False, 1), (False, 1), (True, 1), (False, 2), (False, 2)):
+        if failing:
+            with pytest.raises(ConnectionFailed, match="for this test"):
+                await dialer.dial(Environment())
+        else:
+            line, _ = await dialer.dial(Environment())
+            line.fail("that was all")
+        assert len(reads) == count
 
 
 async def test_reading_and_subscribing(tls_port: int, authority: Authority, namespace: str) -> None:

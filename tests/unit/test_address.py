@@ -29,6 +29,8 @@ def test_defaults() -> None:
         ("redis://me:p%40%2F%3A%23w@host/1", Address(host="host", username="me", password="p@/:#w", database=1)),  # noqa: S106
         ("redis://u%20v:a+b@host", Address(host="host", username="u v", password="a+b")),  # noqa: S106
         ("redis://[::1]:7000/2", Address(host="::1", port=7000, database=2)),
+        ("redis://host:1", Address(host="host", port=1)),
+        ("redis://host:65535", Address(host="host", port=65535)),
         ("redis://host?socket_connect_timeout=0.5", Address(host="host", connect_timeout=0.5)),
         ("unix:///tmp/a%20b.sock?db=2", Address(scheme="unix", host="", path="/tmp/a b.sock", database=2)),  # noqa: S108
         ("unix://me:pw@/run/s", Address(scheme="unix", host="", path="/run/s", username="me", password="pw")),  # noqa: S106
@@ -207,6 +209,9 @@ def test_a_cluster_has_seeds_with_the_same_credentials() -> None:
     }
     assert cluster.display == "rediss+cluster://me@a:7000,b:6379,[::1]:7001"
     assert SECRET not in repr(cluster)
+    single = parse_url("redis+cluster://me@a")
+    assert isinstance(single, ClusterAddress)
+    assert [seed.display for seed in single.seeds] == ["redis://me@a:6379/0"]
 
 
 def test_sentinels_have_credentials_of_their_own() -> None:
@@ -220,6 +225,7 @@ def test_sentinels_have_credentials_of_their_own() -> None:
     ]
     master = address.master
     assert (master.username, master.password, master.database, master.connect_timeout) == ("me", SECRET, 3, 2.0)
+    assert (master.host, master.port) == ("", 0), "the sentinels know"
     assert address.display == master.display == "redis+sentinel://me@a:26379,b:7000/my%20main/3"
     assert str(address.sentinels[0]) == "redis+sentinel://a:26379/my%20main"
     assert SECRET not in repr(address)

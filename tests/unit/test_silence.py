@@ -1,8 +1,15 @@
-"""When a connection is taken for silent: decisions of `Silence` alone, which has no clock of its own."""
+"""When a connection is taken for silent: decisions of `Silence` alone, which has no clock of its own; and the alarm that asks it."""
 
 from __future__ import annotations
 
-from redisaq.link.silence import LATE, Silence
+import math
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from redisaq.environment import Environment
+from redisaq.link.silence import LATE, Alarm, Silence
 
 LIMIT = 2.0
 
@@ -36,3 +43,95 @@ def test_what_was_heard_since_makes_the_next_late_alarm_prove_nothing_again() ->
     silence.heard = 20.5
     assert silence.next_look(30.0, late=7.5) is not None
     assert silence.next_look(31.0, late=7.5) is None
+
+
+@pytest.mark.parametrize(("late", "again"), [(0.0, None), (0.499, None), (0.5, 12.5), (3.0, 12.5)])
+def test_an_alarm_is_late_from_a_quarter_of_the_limit_on(late: float, again: float | None) -> None:
+    assert heard_at(10.0).next_look(12.0, late) == again
+
+
+# -- the alarm ------------------------------------------------------------------------------------------------------------------------
+
+
+class Timers:
+    """A clock that a test moves, and the timers that were set by it.
+
+    Attributes:
+        now: the time.
+        set: for each timer, when it fires and what it calls.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.set: list[tuple[float, Callable[[], object]]] = []
+        self.environment = Environment(monotonic=lambda: self.now, timers=lambda: self._call_later)
+
+    def _call_later(self, seconds: float, function: Callable[[], object]) -> None:
+        self.set.append((self.now + seconds, function))
+
+    def fire(self, late: float = 0.0) -> None:
+        """Fire the earliest one, so late."""
+        self.set.sort(key=lambda timer: timer[0])
+        at, function = self.set.pop(0)
+        self.now = at + late
+        function()
+
+
+def test_an_alarm_says_how_late_it_is_and_is_set_again_as_long_as_it_is_wanted() -> None:
+    timers, lates = Timers(), list[float]()
+
+    def ring(late: float) -> float:
+        lates.append(late)
+        return timers.now + 5.0 if len(lates) < 3 else math.inf
+
+    async def main() -> None:
+        alarm = Alarm(timers.environment, ring)
+        alarm.follow()
+        assert timers.set == []  # nothing to follow
+        alarm.set(110.0)
+        alarm.follow()  # it is in this loop
+        assert (alarm.at, [at for at, _ in timers.set]) == (110.0, [110.0])
+        timers.fire()
+        assert (alarm.at, [at for at, _ in timers.set]) == (115.0, [115.0])
+        timers.fire(late=2.0)
+        assert (alarm.at, [at for at, _ in timers.set]) == (122.0, [122.0])
+        timers.fire()
+        assert (alarm.at, timers.set) == (math.inf, [])
+        alarm.set(timers.now - 1.0)
+        assert [at for at, _ in timers.set] == [timers.now]  # what is due already is due at once
+
+    anyio.run(main)
+    assert lates == [0.0, 2.0, 0.0]
+
+
+def test_an_alarm_that_is_set_again_does_not_ring_at_its_former_time() -> None:
+    timers, rung = Timers(), list[float]()
+
+    def ring(_: float) -> float:
+        rung.append(timers.now)
+        return math.inf
+
+    async def main() -> None:
+        alarm = Alarm(timers.environment, ring)
+        for when in (110.0, 120.0, 105.0):
+            alarm.set(when)
+        while timers.set:
+            timers.fire()
+
+    anyio.run(main)
+    assert rung == [105.0]
+
+
+def test_an_alarm_follows_to_another_event_loop() -> None:
+    timers = Timers()
+
+    async def follow() -> None:
+        alarm.follow()
+
+    async def begin() -> None:
+        alarm.set(110.0)
+
+    alarm = Alarm(timers.environment, lambda _: math.inf)
+    anyio.run(begin)
+    anyio.run(follow)
+    assert [at for at, _ in timers.set] == [110.0, 110.0]
