@@ -10,6 +10,7 @@ from redisaq.cli import main
 from tests.link_proxy import Proxy
 from tests.server_fixtures import KeyLeaks, ServerPool
 from tests.servers import Server
+from tests.still_server import StillServer
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -50,3 +51,11 @@ def proxy(valkey_server: Server) -> Iterator[Proxy]:
     """A proxy before a server, for tests of the link."""
     with Proxy(valkey_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def still(valkey_server: Server, namespace: str) -> Iterator[StillServer]:
+    """A namespace of a server whose clock stands still."""
+    still = StillServer(valkey_server, namespace)
+    yield still
+    still.forget_everything()
