@@ -9,9 +9,11 @@ import anyio
 import pytest
 
 from redisaq import Message, Producer, RetryPolicy, events
+from redisaq.actors import Actor, Supervisor
 from redisaq.brokers.steps.leases import SetDeliveries
 from redisaq.brokers.steps.retrying import StartRetry
 from redisaq.consuming.context import Blocked
+from redisaq.consuming.handler_pool import Batch, BatchPool, LanePool, SerialPool
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.in_flight import Claim, Flight
@@ -83,6 +85,7 @@ async def test_what_a_handler_has_done_is_rung_for_once_and_who_waits_for_its_en
             go_on.set()
     assert len(rung) == (0 if dirty else 1)
     assert owned.flights.done == [b"1-0"]
+    assert surroundings.runs._runs == {}, "nobody asked for it"
 
 
 @pytest.mark.parametrize("way", ["one", "many"])
@@ -373,3 +376,102 @@ async def test_t5_nothing_is_counted_for_a_partition_that_drains(when: str) -> N
             await anyio.sleep(1)
             owned.begin_drain()
     assert (broker.asked, flight.state) == ([], "repeat")
+
+
+def pool(kind: str, execution: Execution) -> Actor[Batch]:
+    """Return a pool of this kind."""
+    match kind:
+        case "serial":
+            return SerialPool(execution, unlimited=False)
+        case "lanes":
+            return LanePool(execution, "none")
+        case _:
+            return BatchPool(execution, size=2, wait=0.0, unlimited=False)
+
+
+@pytest.mark.parametrize("kind", ["serial", "lanes", "batch"])
+async def test_a_pool_that_is_closed_ends_once_its_handlers_have_ended(kind: str) -> None:
+    surroundings, _, _ = around(concurrency=3, on_event=None)
+    owned, ended = owned_partition(), list[float]()
+
+    async def handle(_given: object) -> None:
+        await anyio.sleep(5)
+        ended.append(anyio.current_time() - began)
+
+    began = anyio.current_time()
+    async with Supervisor(stop_timeout=1000.0) as supervisor:
+        workers = await supervisor.start(pool(kind, Execution(surroundings, owned, handle, timeout=None)))
+        await workers.tell(read(owned, 1, 2))
+        await anyio.sleep(1)
+        await supervisor.stop(workers)
+        assert ended == {"serial": [5.0, 10.0], "lanes": [5.0, 5.0], "batch": [5.0]}[kind]
+        assert anyio.current_time() - began == ended[-1]
+        assert surroundings.concurrency.running == 0
+        again = await supervisor.start(pool(kind, Execution(surroundings, owned, handle, timeout=None)))
+        await again.tell(read(owned, 3, 3))
+        await anyio.sleep(100)
+        idle = anyio.current_time()
+        await supervisor.stop(again)
+        assert anyio.current_time() == idle
+    assert owned.flights.handled == 3
+
+
+@pytest.mark.parametrize("kind", ["serial", "lanes", "batch"])
+async def test_what_waits_for_credit_when_the_partition_begins_to_drain_is_not_begun(kind: str) -> None:
+    surroundings, _, _ = around(concurrency=1, on_event=None)
+    owned, begun = owned_partition(), list[object]()
+    await surroundings.concurrency.enter()
+
+    async def handle(given: object) -> None:
+        begun.append(given)
+
+    async with Supervisor() as supervisor:
+        workers = await supervisor.start(pool(kind, Execution(surroundings, owned, handle, timeout=None)))
+        await workers.tell(read(owned, 1, 2))
+        await anyio.sleep(1)
+        assert surroundings.concurrency.contended
+        owned.begin_drain()
+        surroundings.concurrency.leave()
+        await anyio.sleep(1)
+        assert (begun, surroundings.concurrency.running) == ([], 0)
+    assert owned.flights.hand_back() == {b"1-0": 0, b"2-0": 0}
+
+
+@pytest.mark.parametrize("kind", ["serial", "lanes", "batch"])
+async def test_t7_a_message_that_waits_for_its_next_try_when_the_partition_begins_to_drain_is_not_begun_again(kind: str) -> None:
+    surroundings, _, _ = around(lambda _step: True, concurrency=1, on_event=None)
+    owned, begun = owned_partition(), list[object]()
+    owned.flights._policy = RetryPolicy(backoff=60.0, jitter=False, blocking=True)
+
+    async def handle(given: object) -> None:
+        begun.append(given)
+        raise ValueError("again")
+
+    async with Supervisor() as supervisor:
+        workers = await supervisor.start(pool(kind, Execution(surroundings, owned, handle, timeout=None)))
+        await workers.tell(read(owned, 1, 1))
+        await anyio.sleep(1)
+        owned.begin_drain()
+        await anyio.sleep(1)
+        assert (len(begun), surroundings.concurrency.running) == (1, 0)
+        assert not surroundings.concurrency.contended
+        await owned.wait_finished()
+    assert [flight.state for flight in owned.flights.flights.values()] == ["repeat"]
+    assert owned.flights.failures == 1
+
+
+@pytest.mark.parametrize("source", ["new", "repeat"])
+@pytest.mark.parametrize("way", ["one", "many"])
+async def test_nothing_begins_while_the_group_is_paused(way: str, source: str) -> None:
+    surroundings, broker, notebook = around(lambda _step: True)
+    owned = owned_partition()
+    flight = claimed(owned, 1) if source == "repeat" else read(owned, 1, 1)[0]
+    execution = Execution(surroundings, owned, notebook.handle, timeout=None)
+    surroundings.gate.move(closed=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_by, way, execution, flight)
+        await anyio.sleep(1)
+        assert (flight.state, broker.asked, notebook.events) == (source, [], [])
+        surroundings.gate.move(closed=False)
+    assert flight.state == "done"
+    assert len(broker.asked) == (1 if source == "repeat" else 0)
