@@ -464,3 +464,36 @@ def test_one_that_cannot_be_cancelled_holds_up_the_others_for_twice_the_time_of_
     (first, second) = virtual_run(main, backend=backend)
     assert [first[0], second[0]] == ["a", "b"]
     assert [first[1], second[1]] == pytest.approx([6.0, 99.0])
+
+
+@both
+@pytest.mark.parametrize("way", ["returns", "fails", "is forgiven"])
+def test_in_the_last_clean_up_the_mailbox_is_closed_and_a_failure_is_known(backend: Backend, way: str) -> None:
+    seen: list[tuple[bool, str, str]] = []
+
+    class Looking(Recorder):
+        async def run(self) -> None:
+            await self.mailbox.receive()
+            if way != "returns":
+                raise ConnectionError("for this test")
+
+        async def on_stop(self) -> None:
+            tree = supervisors[0].tree()
+            seen.append((self.mailbox.closed, tree.status, tree.children[0].status))
+
+    async def main() -> None:
+        async with Supervisor() as supervisor:
+            supervisors.append(supervisor)
+            ref = await supervisor.start(Looking(restart=QUICK if way == "is forgiven" else None))
+            await ref.tell(1)
+            await anyio.sleep(1)
+
+    supervisors: list[Supervisor] = []
+    if way == "fails":
+        with pytest.raises(ConnectionError, match="for this test"):
+            virtual_run(main, backend=backend)
+        assert seen == [(True, "stopping", "failed")]
+    else:
+        virtual_run(main, backend=backend)
+        forgiven = [(False, "running", "running"), (True, "stopping", "stopping")]
+        assert seen == (forgiven if way == "is forgiven" else [(True, "running", "running")])

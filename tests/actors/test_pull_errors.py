@@ -223,3 +223,20 @@ async def test_native_cancellation_in_a_body_ends_the_loop_and_uses_no_attempt(u
             with pytest.raises(asyncio.CancelledError):
                 await task
     assert attempts == [1, 1, 1]
+
+
+async def test_a_block_is_entered_once_and_iterated_inside(url: str) -> None:
+    messages = quick(url).messages(until_empty=True)
+    await produce(url, 1)
+    with pytest.raises(RuntimeError, match="iterate inside `async with"):
+        await messages.__anext__()
+    async with messages:
+        with pytest.raises(RuntimeError, match="one block of messages\\(\\) can be entered once"):
+            await messages.__aenter__()
+        async for message in messages:
+            async with message:
+                assert message.payload == {"n": 0}
+    with pytest.raises(RuntimeError, match="can be entered once"):
+        await messages.__aenter__()
+    with pytest.raises(StopAsyncIteration):
+        await messages.__anext__()
