@@ -222,6 +222,25 @@ def test_a_settlement_that_may_have_arrived_is_uncertain_and_comes_first_again()
     assert [(ending.flight, ending.uncertain) for ending in flights.take_endings()] == [(first, True), (second, False)]
 
 
+def test_a_message_on_which_as_many_handlers_have_begun_as_allowed_is_dead() -> None:
+    """T5: attempts that are not used do not count."""
+    flights = reading(max_attempts=2)
+    poison, put_off = flights.due([Body(b"3-0", GOOD, 0, 2), Body(b"4-0", GOOD, 0, 2, None, 1)], 0)
+    counting = flights.prepare([poison, put_off])
+    assert counting is not None
+    assert (counting.counts, counting.retries) == ({}, [put_off])
+    assert put_off.body == Body(b"4-0", GOOD, 0, 3, None, 1)
+    flights.noted(put_off, found=True)
+    assert (put_off.attempt, flights.exhausted(put_off)) == (2, False)
+    assert (poison.attempt, flights.exhausted(poison)) == (3, True)
+    flights.crashed(poison, "Crashed", "it ends its process", 2, 9 * SECOND)
+    (ending,) = flights.take_endings()
+    failure = Failure("Crashed", "it ends its process", "", 2, 9000, 9000, "me")
+    assert ending.resolution == Resolution("retry", "dead", Body(b"3-0", GOOD, 0, 2, failure))
+    assert ending.reason == "it ends its process"
+    assert flights.ask_due(0) == 2
+
+
 # -- how much is read ----------------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +402,78 @@ def test_once_a_group_made_again_has_passed_what_was_in_flight_what_comes_again_
     assert isinstance(flights.next_read(0), Read)
 
 
+def test_what_is_delivered_behind_outdated_messages_is_claimed_behind_them() -> None:
+    """S5."""
+    flights = reading()
+    (running,) = started(flights, 5)
+    flights.moved(2, b"0-0", b"5-0")
+    assert delivered(flights, 10) == []
+    flights.returned(running)
+    assert [flight.entry for flight in claimed(flights, (b"5-0", GOOD, 1), last=b"5-0")] == [b"5-0"]
+    assert flights.claiming
+    assert [flight.entry for flight in claimed(flights, (b"10-0", GOOD, 1), last=b"10-0")] == [b"10-0"]
+    assert not flights.claiming
+
+
+def test_a_connection_after_a_move_claims_from_the_position_on() -> None:
+    """S5, T1: unless it is above all that was seen, or nothing was seen before."""
+    for position, begin in ((b"4-0", b"4-0"), (b"9-0", b"6-0")):
+        flights = reading()
+        flights.returned_all(started(flights, 5, 6))
+        acknowledge(flights)
+        flights.moved(2, position, b"6-0")
+        flights.connected("a server")
+        assert flights.next_read(0) == Claim(begin, 4, flights.settlements, 2)
+    flights = record()
+    flights.moved(2, b"4-0", b"6-0")
+    flights.connected("a server")
+    assert flights.next_read(0) == Claim(b"", 4, 0, 2)
+
+
+def test_whatever_comes_of_an_outdated_message_does_not_count() -> None:
+    """S5: it is neither settled nor left, and a settlement of it that broke is not sent again."""
+    flights = reading(window=20, page=20)
+    returned, together, failing, back, cancelled, *sent = started(flights, *range(1, 8))
+    for flight in sent:
+        flights.failed(flight, Discard(), 0, Random(0))
+    flights.take_endings()
+    flights.moved(2, b"0-0", b"7-0")
+    flights.returned(returned)
+    flights.returned_all([together])
+    assert flights.failed(failing, ValueError("v"), 0, Random(0)) is None
+    flights.taken_back(back)
+    flights.cancelled(cancelled)
+    assert flights.unsettled == 2
+    flights.broke(maybe_executed=True)
+    assert (flights.unsettled, flights.settled_all, flights.left, flights.unfound) == (0, True, set(), set())
+    assert (flights.handled, flights.failures) == (2, 1)
+
+
+def test_what_is_taken_back_is_handed_back_as_if_no_handler_had_begun() -> None:
+    """T5."""
+    flights = reading()
+    (flight,) = started(flights, 5)
+    flights.taken_back(flight)
+    assert (flight.state, flights.waiting, flights.hand_back()) == ("counted", 1, {b"5-0": 0})
+    assert flights.prepare([flight]) is None, "the read counted it"
+
+
+def test_a_raise_that_broke_is_repeated_for_what_was_not_delivered_as_new_meanwhile() -> None:
+    """T5."""
+    flights = record()
+    flights.connected("a server")
+    waiting = claimed(flights, (b"7-0", GOOD, 1), (b"8-0", GOOD, 4))
+    counting = flights.prepare(waiting)
+    assert counting is not None
+    assert (counting.counts, flights.waiting) == ({b"7-0": 2, b"8-0": 5}, 2)
+    assert delivered(flights, 7) == []
+    assert isinstance(flights.next_read(0), Read), "it is in its place already"
+    assert flights.still_counting(counting) == {b"8-0": 5}
+    flights.counted(counting)
+    assert [(flight.state, flight.attempt) for flight in waiting] == [("counted", 1), ("counted", 4)]
+    assert flights.still_counting(counting) == {}
+
+
 def test_a_move_outdates_what_was_delivered_above_its_position_and_what_waits_behind() -> None:
     """S5: neither the message at the position, nor what has been done since the move."""
     flights = reading(window=20, page=20)
@@ -398,8 +489,6 @@ def test_a_move_outdates_what_was_delivered_above_its_position_and_what_waits_be
     assert flights.acking == [b"10-0", b"11-0"]
     assert flights.take_acks() == [b"8-0"]
     assert flights.doubtful == {b"6-0", b"7-0", b"12-0"}
-    flights.connected("a server")
-    assert flights.next_read(0) == Claim(flights._after or b"", 20, flights.settlements, 2)
 
 
 # -- retries ---------------------------------------------------------------------------------------------------------------------------
@@ -435,7 +524,13 @@ def test_retries_that_were_counted_and_not_begun_go_back_in_their_order_before_a
 def test_a_lost_partition_says_why_and_begins_nothing() -> None:
     """M4."""
     flights = reading()
-    flights.returned_all(started(flights, 1))
+    done, discarded, sent = started(flights, 1, 2, 3)
+    flights.returned_all([done])
+    flights.failed(sent, Discard(), 0, Random(0))
+    flights.take_endings()
+    flights.failed(discarded, Discard(), 0, Random(0))
+    flights.returned_all([begun_again(flights, Body(b"9-0", GOOD, 0, 1))])
+    assert flights.unsettled == 4
     flights.lose("its lease is over")
     flights.lose("another token stands")
     assert (flights.lost, flights.may_start, flights.unsettled, flights.settled_all) == ("its lease is over", False, 0, True)
