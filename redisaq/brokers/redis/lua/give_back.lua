@@ -5,15 +5,16 @@
 --       most, and for how long what was given back is answered.
 -- Answers: -1 if another has the turn, or how many ms more to wait, or 0 and what all have given back.
 
+local lasts = 5000 -- ms; then what nobody asks for any more is gone
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
 redis.call('HDEL', KEYS[1], '-')
 local fields = redis.call('HGETALL', KEYS[1])
-redis.call('PEXPIRE', KEYS[1], 5000)
+redis.call('PEXPIRE', KEYS[1], lasts)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local began, holder = string.match(redis.call('HGET', KEYS[1], '') or '', '^(%d+) (.*)$')
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now) .. ARGV[2])
-redis.call('PEXPIRE', KEYS[1], 5000)
+redis.call('PEXPIRE', KEYS[1], lasts)
 began = whole(began) or 0
 if not holder or began > now or began + ARGV[4] <= now then
     began, holder = now, ARGV[1]
