@@ -112,7 +112,7 @@ async def test_one_broken_topic_does_not_hide_the_others(valkey_server: Server, 
             ("mute", "billing")
         ]
         assert any(one["topic"] == "whole" for one in letters)
-        assert (await client.get(f"/m/{ids['whole']}")).status_code == 303
+        assert (await client.get(f"/m/{ids['whole']}?wait=30")).status_code == 303
         shown = text_of((await client.get("/m/0123456789abcdef-0?wait=30")).text)
         assert "It was not found." in shown
         assert "cut (WRONGTYPE" in shown

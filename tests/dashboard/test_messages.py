@@ -201,6 +201,12 @@ async def bench(name: str, **options: Any) -> AsyncGenerator[Bench]:
             yield Bench(client, admin, ids)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page wait for a search as long as a busy machine needs."""
+    monkeypatch.setattr(messages, "QUICK", 10.0)
+
+
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     return re.sub(r"\W", "-", request.node.name)
