@@ -105,7 +105,7 @@ class ClusterLink:
         self._era = 0  # grows with each `close`; looks of an older era fail
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
-        self._changes = 0
+        self._changes = 0  # of the map
         self._torn: list[SharedConnection] = []  # broken, at any node: their callers may not have heard of it yet
         self._spreader: Spreader[Link] = Spreader(lambda link: link.connected, lambda: self.run_id, ServerError)
         self.bells: set[ClusterBell] = set()
@@ -154,7 +154,6 @@ class ClusterLink:
         for bell in tuple(self.bells):
             bell.end()
         links = [*self._links.values(), *((self._stranger,) if self._stranger is not None else ())]
-        self._links.clear()
         self._routes.clear()
         self._runs.clear()
         self._map, self._looked_at = SlotMap(), -math.inf
@@ -284,9 +283,8 @@ class ClusterLink:
         return []
 
     async def _send(self, link: Link, data: bytes, count: int, *, in_order: bool = False) -> list[object]:
-        aged = self._age() > AGE and not self._confirmed  # else even what is refused would wait for a replica (C7)
-        question = 0
-        if aged:
+        question: int | None = None
+        if self._age() > AGE and not self._confirmed:  # else even what is refused would wait for a replica (C7)
             question = self._question()
             self._looked_at = self._now()  # set before asking, so that one call of several asks
             data, count = data + _PACKED_LOOK, count + 1
@@ -297,7 +295,7 @@ class ClusterLink:
             error.of_node = True
             self.doubt(link)
             raise
-        if aged:
+        if question is not None:
             self._hear(link, replies.pop(), question)
         for reply in replies:
             if type(reply) is ServerError and (reply.redirect or reply.code in _ELSEWHERE):
@@ -512,8 +510,7 @@ class ClusterLink:
             self._doubted.add(node)
             self._routes.clear()
             raise ConnectionFailed(address.display, "it is a replica now: a failover may be under way")
-        if (before := self._runs.get(node)) != greeting.run_id:
-            self._changes += before is not None
+        if self._runs.get(node) != greeting.run_id:
             self._runs[node] = greeting.run_id
             self._places[greeting.run_id] = node
             self._name_runs()
