@@ -175,8 +175,8 @@ class Sentinels:
             line, _ = await self._dialers[0].dial(self._environment())  # within its own time, so that its error says what to check
             self._line, subscribed = line, False
         with anyio.fail_after(ANSWER_WITHIN):
-            if not subscribed and push_kind(await self._asked_of(line, "SUBSCRIBE", SWITCH, pushed=True)) is not None:
-                line.owed -= 1  # it was no reply; if it was one, it refused, and the questions have to do
+            if not subscribed:
+                await self._asked_of(line, "SUBSCRIBE", SWITCH, pushed=True)  # if it is refused, the questions have to do
             return await self._ask_at(line)
 
     async def _ask_at(self, line: Line) -> _Where:
