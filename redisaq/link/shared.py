@@ -231,13 +231,12 @@ class SharedConnection:
 
     def _flush(self) -> bool:
         # Never raises: an exception in a `finally` would replace a cancellation.
-        if self.broken is not None:
-            return True
-        try:
-            return self._wire.flush()
-        except OSError as error:
-            self.fail(_words(error))
-            return True
+        if self.broken is None:
+            try:
+                return self._wire.flush()
+            except OSError as error:
+                self.fail(_words(error))
+        return True
 
     def _receive(self) -> None:
         taken = self._wire.taken

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from dataclasses import replace
 from typing import cast
 
 import anyio
 import pytest
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.confirmed import ConfirmedConnection
 from redisaq.link.resp import NOTHING, pack
@@ -19,6 +22,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
 COMMAND = pack((("SET", "k", "v"),))
 WAIT = pack((("WAIT", 1, 1000),))
 WHOLE = len(COMMAND)
+CALM = replace(Environment(), timers=lambda: lambda _seconds, _function: None)
+"""No alarm rings."""
 
 
 class ShortWire:
@@ -26,12 +31,14 @@ class ShortWire:
 
     def __init__(self) -> None:
         self.queued = self.handed = self.taken = 0
+        self.put_last = b""
         self.takes = 1 << 20
         self.inbox: deque[object] = deque()
         self.event = anyio.Event()
 
     def put(self, data: bytes) -> None:
         self.queued += len(data)
+        self.put_last = data
 
     def flush(self) -> bool:
         self.handed = min(self.queued, self.takes)
@@ -109,21 +116,23 @@ async def test_wherever_a_write_is_torn_its_calls_are_uncertain_until_they_have_
 
 
 @pytest.mark.parametrize(
-    ("answer", "permanent"),
+    ("answer", "permanent", "words"),
     [
-        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", False),
-        ("ERR WAIT cannot be used with replica instances.", False),
-        ("NOPERM User hasty has no permissions to run the 'wait' command", True),
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", False, "a failover is under way"),
+        ("ERR WAIT cannot be used with replica instances.", False, "a failover is under way"),
+        ("NOPERM User hasty has no permissions to run the 'wait' command", True, r"permit it .*\+wait"),
     ],
 )
-async def test_a_server_that_became_a_replica_is_left_and_one_that_forbids_wait_is_not_asked_again(answer: str, permanent: bool) -> None:
+async def test_a_server_that_became_a_replica_is_left_and_one_that_forbids_wait_is_not_asked_again(
+    answer: str, permanent: bool, words: str
+) -> None:
     """C7: the first passes, with the failover."""
     wire = ShortWire()
     connection = ConfirmedConnection(cast("Wire", wire), "redis://test", (7, "there", "run"))
     async with anyio.create_task_group() as tasks:
 
         async def call() -> None:
-            with pytest.raises(ConnectionFailed) as failed:
+            with pytest.raises(ConnectionFailed, match=words) as failed:
                 await connection.call(COMMAND, 1)
             assert (failed.value.permanent, failed.value.maybe_executed) == (permanent, True)
 
@@ -131,3 +140,35 @@ async def test_a_server_that_became_a_replica_is_left_and_one_that_forbids_wait_
         await anyio.wait_all_tasks_blocked()
         wire.inbox.extend([b"OK", ServerError(answer)])
         wire.wake()
+
+
+@pytest.mark.parametrize(("silence", "milliseconds"), [(math.inf, 1000), (2.0, 1000), (1.0, 500), (0.001, 1), (0.0001, 1)])
+async def test_one_replica_has_half_of_the_time_for_which_the_connection_may_be_silent(silence: float, milliseconds: int) -> None:
+    """And no more than a second. Zero would be forever."""
+    wire = ShortWire()
+    connection = ConfirmedConnection(cast("Wire", wire), "redis://test", silence=silence, environment=CALM)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connection.call, COMMAND, 1)
+        await anyio.wait_all_tasks_blocked()
+        assert wire.put_last == pack((("WAIT", 1, milliseconds),))
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_only_call_of_a_write_has_heard_of_the_break_once_it_has_left() -> None:
+    """E4: what follows need not wait for it any longer."""
+    wire = ShortWire()
+    connection = ConfirmedConnection(cast("Wire", wire), "redis://test", (7, "there", "run"))
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            with pytest.raises(ConnectionFailed):
+                await connection.call(COMMAND, 1)
+            assert not connection.torn
+
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        wire.inbox.append(b"OK")
+        wire.wake()
+        await anyio.wait_all_tasks_blocked()
+        connection.fail("torn")
+        assert connection.torn

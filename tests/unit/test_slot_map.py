@@ -79,6 +79,11 @@ def test_anything_else_is_refused(nonsense: object) -> None:
         read_slot_map(nonsense, "asked")
 
 
+def test_a_node_may_serve_one_slot() -> None:
+    found = read_slot_map([[0, 0, [b"a", 1]], [SLOTS - 1, SLOTS - 1, [b"b", 2]]], "asked")
+    assert [found.master_of(slot) for slot in (0, 1, SLOTS - 2, SLOTS - 1)] == [Node("a", 1), None, None, Node("b", 2)]
+
+
 def test_two_masters_of_one_slot_are_refused() -> None:
     with pytest.raises(ValueError, match="two masters of slot 5"):
         read_slot_map([[0, 5, [b"a", 1]], [5, 9, [b"b", 1]]], "asked")
@@ -91,9 +96,11 @@ def test_an_empty_map_knows_nobody() -> None:
 
 def test_the_slot_is_that_of_the_hash_tag() -> None:
     """The values of the cluster specification, and its corner cases."""
-    assert slot_of(b"123456789") == 0x31C3 % SLOTS
+    assert SLOTS == 16384
+    assert slot_of(b"123456789") == 0x31C3
+    assert slot_of(b"hello") == 0xC362 % 16384
     assert slot_of(b"{user1000}.following") == slot_of(b"{user1000}.followers") == slot_of(b"user1000")
-    assert slot_of(b"foo{}{bar}") == slot_of(b"foo{}{bar}") != slot_of(b"bar")
+    assert slot_of(b"foo{}{bar}") == 8363, "its first tag is empty, so the whole key counts"
     assert slot_of(b"foo{{bar}}zap") == slot_of(b"{bar")
     assert slot_of(b"foo{bar}{zap}") == slot_of(b"bar")
     assert slot_of(b"foo{bar") not in (slot_of(b"bar"), slot_of(b"foo"))
