@@ -62,7 +62,7 @@ class Backoff:
 class Bell:
     """One listener's subscription to its channels. One task at a time may wait; any task may close it."""
 
-    def __init__(self, board: Switchboard, channels: Sequence[bytes], *, moving: bool = False) -> None:
+    def __init__(self, board: Switchboard, channels: Sequence[bytes], *, moving: bool) -> None:
         """Make a bell; use `Switchboard.listen` instead.
 
         Args:
@@ -157,7 +157,7 @@ class Switchboard:
         self._asked: deque[tuple[bytes, bytes]] = deque()  # (ssubscribe or sunsubscribe, channel), not answered yet
         self._confirmed: set[bytes] = set()
 
-    async def listen(self, *channels: str, moving: bool = False) -> Bell:
+    async def listen(self, *channels: str, moving: bool) -> Bell:
         """Subscribe to some sharded channels, in one attempt, and return a bell for them.
 
         Args:
