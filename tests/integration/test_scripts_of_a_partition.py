@@ -224,6 +224,20 @@ def test_of_a_stream_that_was_cut_nothing_is_taken(still: StillServer, share: Pa
     assert still.all_kept() == before
 
 
+@pytest.mark.parametrize("name", ["delayed", "delayed_bodies", "retry"])
+def test_a_damaged_key_is_found_before_anything_is_moved(still: StillServer, share: PartitionKeys, name: str) -> None:
+    still.put(share.delayed, {"d": 1})
+    still.put(share.delayed_bodies, bodies("d", "found"))
+    still.put(share.retry, {"1-1": 1})
+    still.put(share.retry_bodies, {"1-1": "a", "1-2": "b"})
+    still.command("DEL", getattr(share, name))
+    still.command("SET", getattr(share, name), "something else")
+    before = still.all_kept()
+    with pytest.raises(hiredis.HiredisError, match="WRONGTYPE"):
+        due(still)
+    assert still.all_kept() == before
+
+
 # -- what is settled ----------------------------------------------------------------------------------------------------------------
 
 
@@ -699,6 +713,13 @@ def test_a_look_at_a_group_that_is_not_in_the_stream(still: StillServer, share: 
     assert own.deliveries == {1: 6}
 
 
+def test_a_look_at_the_last_one(still: StillServer, share: PartitionKeys) -> None:
+    still.append(share.stream, "5000-0", "6000-0")
+    deliver(still, share.stream, 1)
+    view = still.do(ViewPartition(GROUP, 0))
+    assert (view.unread, view.oldest_unread, view.pending, view.oldest_pending, view.deliveries) == (1, 6000, 1, 5000, {1: 1})
+
+
 def test_of_very_many_the_oldest_are_counted(still: StillServer, share: PartitionKeys) -> None:
     script = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '2-' .. i, 'i', i) end"
     still.server.command("EVAL", script, 1, share.stream, LOOKED_AT + 1)
@@ -805,7 +826,7 @@ def aged(still: StillServer, share: PartitionKeys) -> PartitionKeys:
         (2.0, NOW - 999_456, (3, 0, 1), 3000),
         (2.0, NOW - 456, (4, 0, 0), 2000),
         (2.0, NOW - 457, (3, 0, 1), 3000),
-        (2.0, NOW + 5_000_000, (4, 0, 0), 2000),
+        (3.0, NOW + 5_000_000, (3, 0, 1), 3000),
     ],
 )
 def test_how_old_an_entry_must_be(
@@ -878,6 +899,13 @@ def test_one_step_trims_whole_nodes_first(still: StillServer, share: PartitionKe
     still.server.command("XGROUP", "SETID", share.stream, "billing", "2-10331")
     assert [trim(still, "billing") for _ in range(4)] == [(10_000, 1, 0), (300, 1, 0), (30, 0, 0), (0, 0, 0)]
     assert still.command("XLEN", share.stream) == 20
+
+
+def test_one_entry_may_be_a_whole_node(still: StillServer, share: PartitionKeys) -> None:
+    still.append(share.stream, *(f"2-{number}" for number in range(1, 201)))
+    still.command("XDEL", share.stream, *(f"2-{number}" for number in range(1, 100)))
+    still.server.command("XGROUP", "SETID", share.stream, "billing", "2-150")
+    assert [trim(still, "billing") for _ in range(3)] == [(1, 1, 0), (49, 0, 0), (0, 0, 0)]
 
 
 # -- appending once -----------------------------------------------------------------------------------------------------------------

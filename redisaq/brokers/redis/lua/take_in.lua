@@ -15,11 +15,8 @@ if last > due and last < now + 3600000000 then -- an hour ahead of the clock: re
     due = last
 end
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
-redis.call('HDEL', KEYS[3], '')
-redis.call('HDEL', KEYS[4], '')
-redis.call('HDEL', KEYS[5], '')
-redis.call('HEXISTS', KEYS[5], '')
 redis.call('PEXPIRE', KEYS[5], ARGV[3])
+redis.call('HEXISTS', KEYS[5], '')
 redis.call('ZADD', KEYS[2], 'XX', 0, '')
 local new = 0
 for i = 4, #ARGV, 3 do

@@ -6,7 +6,6 @@
 --       came: ms since it came, what it says about itself.
 
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
-redis.call('ZREM', KEYS[1], '')
 redis.call('HDEL', KEYS[2], '-')
 local fields = redis.call('HGETALL', KEYS[2])
 redis.call('PEXPIRE', KEYS[2], 5000)
