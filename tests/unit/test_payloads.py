@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple, NewType, TypedDict
 
 import anyio
@@ -22,7 +23,7 @@ from redisaq.core.codec import EntryDecoder, key_of, serialize
 from redisaq.core.partitioner import partition_for
 from redisaq.core.payloads import check_all, encode
 from redisaq.core.records import Unreadable
-from redisaq.errors import PayloadTooLarge, SerializationError, SettingsError
+from redisaq.errors import PartitionKeyError, PayloadTooLarge, SerializationError, SettingsError
 from redisaq.testing import HandlerKit
 from tests.actors.group import fresh_url
 
@@ -210,6 +211,14 @@ def test_a_key_out_of_a_model_and_of_a_message() -> None:
     message = kit.deliver(Message("test", {"id": uuid.UUID(int=7)}, partition_key="id")).message
     assert message is not None
     assert message.key == str(uuid.UUID(int=7))
+
+
+@pytest.mark.parametrize("make", [lambda **fields: fields, SimpleNamespace], ids=["dict", "object"])
+def test_a_payload_without_the_key_says_whether_it_has_the_field(make: Callable[..., Any]) -> None:
+    with pytest.raises(PartitionKeyError, match="the payload's field 'id' is None"):
+        key_of(make(id=None), "id")
+    with pytest.raises(PartitionKeyError, match="the payload has no field 'id'"):
+        key_of(make(name="x"), "id")
 
 
 def test_a_key_that_json_cannot_write_is_refused() -> None:

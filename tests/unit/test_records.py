@@ -228,6 +228,8 @@ def test_what_a_record_does_not_say_is_nothing() -> None:
     body = Body(b"1-1", (), 0, 2, None, 1)
     assert Resolution("retry", "dead", body) == Resolution("retry", "dead", body, due=0, used=True, raw=None)
     assert Resolution("retry", "retry", body).kept.unused == 1
+    assert Resolution("retry", "dead", body).beginning == b"0:2:"
+    assert Resolution("retry", "dead", body, raw=b"nonsense").beginning == b"nonsense"
     assert Resolution("retry", "retry", body, due=5, used=False).kept.unused == 2
     assert Failure("", "", "", 0, 0, 0, "") == NO_FAILURE
 

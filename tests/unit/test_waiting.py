@@ -106,6 +106,18 @@ def test_admitting_is_joining_one_after_the_other() -> None:
     assert is_member(together, "b")
 
 
+def test_one_that_is_admitted_has_the_place_of_its_former_incarnation_and_nobody_else_moves() -> None:
+    """M5, M11."""
+    document = EMPTY
+    for incarnation in "abc":
+        document = join(document, name=None, incarnation=incarnation, partitions=7)
+    document = settled(document)
+    again = admit(document, [("b2", None, ("b", "b0"))], partitions=7)
+    assert again.target == {partition: "b2" if name == "b" else name for partition, name in document.target.items()}
+    assert again.lease == {partition: holder for partition, holder in document.lease.items() if holder != "b"}
+    assert again == join(document, name=None, incarnation="b2", partitions=7, former=("b", "b0"))
+
+
 def test_what_a_change_frees_or_moves_is_granted_with_it() -> None:
     """M12, M6: under greater tokens; what was free for the same name stays so, since its holder may be leaving."""
     two = settled(join(settled(join(EMPTY, name=None, incarnation="a", partitions=4)), name=None, incarnation="b", partitions=4))
