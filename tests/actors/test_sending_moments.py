@@ -271,3 +271,53 @@ def test_a_topic_that_is_lost_is_made_again_as_it_was_last_known() -> None:
         return store_of(url).topics["jobs"].partitions
 
     assert play(scenario, "asyncio") == 3
+
+
+def test_e4_a_caller_that_leaves_holds_up_nobody_any_more() -> None:
+    async def scenario(url: str) -> tuple[float, list[str]]:
+        producer, wire, first = await opened(url)
+        wire.executed = False
+        wire.breaks = {"append": 1, "kill": 1 << 30}
+        later: list[tuple[float, str]] = []
+
+        async def leave() -> None:
+            with anyio.move_on_after(3.0) as scope:
+                await producer.enqueue({"n": 1})
+            assert scope.cancelled_caught
+
+        async def call() -> None:
+            sent = await producer.enqueue({"n": 2})
+            later.append((anyio.current_time(), sent))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave)
+            await anyio.sleep(1.0)
+            tasks.start_soon(call)
+            await anyio.sleep(2.5)
+            wire.breaks = {}
+        ((when, sent),) = later
+        assert ids_in(url)[0] == first
+        assert ids_in(url)[-1] == sent
+        await producer.close()
+        return when, wire.steps()[-2:]
+
+    when, last = play(scenario, "asyncio")
+    assert when < 10.0
+    assert last == ["kill", "append"]
+
+
+def test_e6_a_cut_that_a_growth_explains_makes_no_streams() -> None:
+    async def scenario(url: str) -> list[str]:
+        producer, wire, _ = await opened(url)
+        async with Producer("jobs", url) as other:
+            assert await other.request_partition_increase(2) == 2
+        wire.asked = []
+        await producer.enqueue({"n": 1}, key=MOVED)
+        assert len(ids_in(url, 1)) == 1
+        await producer.close()
+        return wire.asked
+
+    asked = play(scenario, "asyncio")
+    assert asked[0] == "append"
+    assert asked[-1] == "append"
+    assert "make_topic" not in asked

@@ -120,6 +120,36 @@ async def test_each_connection_that_broke_is_killed_once_by_the_next(address: st
     assert killed == [["CLIENT", "KILL", "ID", str(number), *where] for number in (7, 8, 9)]
 
 
+async def test_what_was_held_up_while_a_connection_broke_passes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E4: it waited for a connection, and that one broke under another call, which may lack something now."""
+    with FakeServer(usual_answers()) as server:
+        async with opened(server.url) as link:
+            whole = link._connection
+
+            async def connection() -> object:
+                link.breaks += 1
+                return await whole()
+
+            monkeypatch.setattr(link, "_connection", connection)
+            with pytest.raises(ConnectionFailed) as caught:
+                await link.call_keyed([pack([(b"ECHO", b"first")])], [b"k"], lambda one: one)
+            assert not caught.value.maybe_executed
+            link.give_up("a test broke it")
+            assert await link.call(("ECHO", "second")) == [b"second"], "a step passes"
+        assert [command[1] for command in server.commands if command[0] == b"ECHO"] == [b"second"]
+
+
+async def test_only_connections_of_the_run_that_answers_are_killed() -> None:
+    """E1: another run gives their ids to others. A link that is not connected finds out first."""
+    with FakeServer(usual_answers() | {"CLIENT": b":1\r\n"}) as server:
+        async with opened(server.url) as link:
+            assert await link.kill([(3, "10.0.0.1:3", "a" * 40), (4, "10.0.0.1:4", "b" * 40)]) == [1]
+            assert await link.kill([(4, "10.0.0.1:4", "b" * 40)]) == []
+    assert [command for command in server.commands if command[1:2] == [b"KILL"]] == [
+        [b"CLIENT", b"KILL", b"ID", b"3", b"ADDR", b"10.0.0.1:3"]
+    ]
+
+
 async def breaks(link: Link) -> None:
     """Break the connection before anything that was queued in this round of the loop is written."""
     link.give_up("a test broke it")

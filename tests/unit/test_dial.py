@@ -139,6 +139,44 @@ def test_a_server_that_says_nothing_was_silent(monkeypatch: pytest.MonkeyPatch) 
     assert reached == [0.0]
 
 
+def test_who_learns_of_another_server_ends_the_dials_to_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose address is not known yet may go to the right one."""
+    right, other = Address(host="right"), Address(host="other")
+
+    async def main() -> dict[str, str]:
+        ended, addresses = dict[str, str](), iter([right, other])
+
+        async def reach() -> Address:
+            address = next(addresses, None)
+            if address is None:
+                await anyio.sleep_forever()
+            assert address is not None
+            return address
+
+        async def dial_one(*_: object) -> Any:
+            await anyio.sleep_forever()
+
+        dialer = Dialer(ADDRESS, reach)
+        monkeypatch.setattr(dialer, "_dial", dial_one)
+
+        async def go(name: str) -> None:
+            with pytest.raises(ConnectionFailed) as caught:
+                await dialer.dial(Environment(clock=anyio.current_time))
+            ended[name] = caught.value.reason
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("right", "other", "unknown"):
+                tasks.start_soon(go, name)
+                await anyio.sleep(1.0)
+            dialer.interrupt("it is another now", besides=right)
+            await anyio.sleep(1.0)
+            assert ended == {"other": "it is another now"}
+            dialer.interrupt()
+        return ended
+
+    assert virtual_run(main) == {"other": "it is another now", "right": "the link was closed", "unknown": "the link was closed"}
+
+
 # -- what failures say ----------------------------------------------------------------------------------------------------------------
 
 ANNOUNCED = Address(host="10.0.0.1", announced="announce-ip")

@@ -85,3 +85,24 @@ def test_a_cancelled_read_is_ended(backend: Literal["trio", "asyncio"], how: dic
     passed, leftover, asked = virtual_run(main, backend=backend)
     assert passed == pytest.approx(took, abs=0.03)
     assert (leftover, 1 <= asked <= most) == (left, True), asked
+
+
+def test_it_is_asked_for_soon_and_then_each_twentieth_of_a_second() -> None:
+    """One request may arrive before the read has begun to block."""
+
+    async def main() -> list[float]:
+        line, asked = Owing(), list[float]()
+
+        async def call(*_: object) -> list[object]:
+            asked.append(anyio.current_time() - 5.0)
+            return [0]
+
+        greeting = cast("Any", SimpleNamespace(client_id=7, client_address="", run_id=""))
+        connection = ReadingConnection(cast("Any", line), greeting, call, print)
+        with anyio.move_on_after(5.0):
+            await connection.read(("XREADGROUP",), block=60.0)
+        return asked
+
+    asked = virtual_run(main)
+    assert asked[:8] == pytest.approx([0.0, 0.002, 0.006, 0.014, 0.030, 0.062, 0.112, 0.162])
+    assert asked[-1] == pytest.approx(0.962)
