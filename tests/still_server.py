@@ -1,7 +1,7 @@
 """A server whose clock stands where a test puts it, so that what a script does at a boundary can be seen.
 
 Input: a server, a namespace, steps. Output: their answers, or those of their scripts, and what is kept then. Invariant: to a script, only
-the time differs, and that its doorbells are noted instead of rung.
+the time differs, perhaps the version, and that its doorbells are noted instead of rung.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MS = NOW // 1000
 BEFORE_A_SCRIPT = """\
 local real = redis
 local redis = setmetatable({}, {__index = real})
+redis.REDIS_VERSION_NUM = %s or real.REDIS_VERSION_NUM
 redis.call = function(name, ...)
     if name == 'TIME' then
         return {'%d', '%d'}
@@ -49,12 +50,14 @@ class StillServer:
         server: the server.
         namespace: whose keys are looked at.
         now: its time in microseconds.
+        version: what it says which Redis it is; None: the truth.
         keys: the names of the keys; tests let them learn how a topic has grown.
     """
 
     server: Server
     namespace: str
     now: int = NOW
+    version: int | None = None
     keys: Keys = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class StillServer:
 
     def _run(self, step: Step[Any]) -> tuple[Any, Any]:
         (_, sha, *words), answer = COMMANDS[type(step)](step, self.keys)
-        before = BEFORE_A_SCRIPT % (*divmod(self.now, 1_000_000), self._rung)
+        before = BEFORE_A_SCRIPT % (self.version or "nil", *divmod(self.now, 1_000_000), self._rung)
         return self.server.command("EVAL", before.encode() + SCRIPTS[sha].text, *words), answer
 
     @property

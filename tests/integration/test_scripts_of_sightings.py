@@ -126,3 +126,35 @@ def test_the_last_ones_lost(still: StillServer, share: PartitionKeys) -> None:
     assert sight(still, ("2-9", 9)) == ("2-9", 10, 1, "2-9", "")
     assert sight(still, ("2-9", 10)) == ("2-9", 10, 0, "", "")
     assert lost(still, share) == "1"
+
+
+def test_those_lost_beyond_what_was_read_since(still: StillServer, share: PartitionKeys) -> None:
+    """They come after the position, and not after the sighting before."""
+    deliver(still, share, 2)
+    assert sight(still, ("0-0", 0), 2) == ("2-2", 2, 0, "", "")
+    deliver(still, share, 3)
+    trim(still, share, 3)
+    assert sight(still, ("2-2", 2), 3) == ("2-5", 7, 2, "2-5", "2-8")
+
+
+def test_a_deletion_makes_what_was_read_since_doubtful(still: StillServer, share: PartitionKeys, counts_on: bool) -> None:
+    """On a server that counts on: until the end of the stream, only what was counted before is sure."""
+    deliver(still, share, 2)
+    assert sight(still, ("0-0", 0), 2) == ("2-2", 2, 0, "", "")
+    still.command("XDEL", share.stream, "2-5")
+    deliver(still, share, 2)
+    assert sight(still, ("2-2", 2), 2)[::2] == ("2-2" if counts_on else "2-4", 0, "")
+    assert sight(still)[::2] == ("0-0" if counts_on else "2-4", 0, "")
+    deliver(still, share, 9)
+    assert sight(still, ("2-2", 2), 7)[::2] == ("2-10", 0, "")
+
+
+@pytest.mark.parametrize(("version", "counts_on"), [(0x00070300, True), (0x000703FF, True), (0x00070400, False), (0x00080000, False)])
+def test_redis_counts_on_before_7_4(server_pool: ServerPool, namespace: str, version: int, counts_on: bool) -> None:
+    still = StillServer(server_pool.shared("redis8"), namespace, version=version)
+    share = still.keys.of_partition(GROUP, 0)
+    still.append(share.stream, *TEN)
+    still.server.command("XGROUP", "CREATE", share.stream, "billing", "2-10", "ENTRIESREAD", 8)
+    still.put(share.lease, {"token": f"{TOKEN}"})
+    assert sight(still) == (("2-10", 10, 2, "0-0", "2-1") if counts_on else ("2-10", 8, 0, "", ""))
+    still.forget_everything()

@@ -70,12 +70,8 @@ elseif passed and not above(deleted, position) then -- everything before the fir
 elseif doubtful then
     counted = since ~= '' and since or '0-0'
 end
-if ordinal and ordinal ~= known then
-    if known then -- S2: changes nothing; if the server refuses it, nothing has been counted
-        redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', known)
-    else
-        redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
-    end
+if known and ordinal ~= known then -- S2: changes nothing; if the server refuses it, nothing has been counted (without `known`, nothing is)
+    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', known)
 end
 if lost > 0 then
     redis.call('HSET', KEYS[2], 'lost', string.format('%.0f', (whole(redis.call('HGET', KEYS[2], 'lost')) or 0) + lost))
