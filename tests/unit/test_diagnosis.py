@@ -171,6 +171,21 @@ def test_rights() -> None:
     ]
 
 
+def test_what_an_operator_reads_of_evictions_and_of_missing_rights() -> None:
+    def texts(examined: Examination) -> list[str]:
+        return [one.text for one in diagnose(examined) if one.level != "ok"]
+
+    evicts = "the server evicts keys when its memory is full (maxmemory-policy allkeys-lru): messages and retries get lost"
+    assert texts(seen(maxmemory_policy="allkeys-lru")) == [evicts]
+    assert texts(seen(maxmemory_policy="allkeys-lru", maxmemory="0")) == [f"{evicts}; without a maxmemory, as now, that never happens"]
+    denials = (Denial("xadd"), Denial("set"), Denial("client|kill", dispensable=True))
+    assert texts(replace(GOOD, denials=denials)) == [
+        "user worker may not use XADD, SET",
+        "user worker may not use CLIENT KILL: redisaq works, less well",
+    ]
+    assert texts(replace(GOOD, denials=denials[:1], user="")) == ["the user may not use XADD"]
+
+
 def test_a_server_that_refuses_the_connection() -> None:
     assert refused("the server is Redis 6.2, but redisaq needs at least Redis 7.0", ["+get"]).fix == ""
     assert refused("user 'walker' lacks a permission that is needed to connect (NOPERM)", ["~x", "+get"]).fix == "ACL SETUSER walker +get"
