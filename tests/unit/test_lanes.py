@@ -90,6 +90,15 @@ def test_a_lane_that_comes_free_goes_before_what_arrived_later() -> None:
     assert lanes.next() == "b2"
 
 
+def test_a_lane_that_comes_free_goes_behind_what_arrived_earlier() -> None:
+    lanes: Lanes[str] = Lanes("key")
+    for message, key in [("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c")]:
+        lanes.add(message, key)
+    assert lanes.next() == "a1"
+    lanes.done("a")
+    assert [lanes.next() for _ in range(4)] == ["b1", "a2", "c1", None]
+
+
 def test_messages_without_a_key_never_wait_for_each_other_where_keys_matter() -> None:
     lanes: Lanes[int] = Lanes("key")
     for number in range(3):

@@ -14,7 +14,15 @@ from redisaq.core.partitioner import RoundRobin, _remembered, jump, partition_fo
 KEYS = st.text() | st.binary()
 
 # What other implementations of the same hash answer, so that it is that hash and not merely a hash.
-JUMPS = [((1, 1), 0), ((42, 57), 43), ((0xDEAD10CC, 1), 0), ((0xDEAD10CC, 666), 361), ((256, 1024), 520)]
+JUMPS = [
+    ((1, 1), 0),
+    ((42, 57), 43),
+    ((0xDEAD10CC, 1), 0),
+    ((0xDEAD10CC, 666), 361),
+    ((256, 1024), 520),
+    ((0xD934BF4E666313AB, 65536), 0),
+    ((0xD934BF4E666313AB, 65537), 65536),
+]
 
 # A change here sends keys of running topics elsewhere: it must never happen.
 PLACES = [
