@@ -44,8 +44,6 @@ RedisURL: TypeAlias = str | URLObject
 URL_VARIABLE = "REDISAQ_URL"
 DEFAULT_URL = "redis://localhost:6379/0"
 
-_CLAIM = 0
-
 
 class Shared:
     """One broker for several objects: an App gives it to its producers, or its consumers, in place of a URL.
@@ -171,7 +169,7 @@ class Access:
         self._silence = silence
         self._time = time
         self.closings = 0
-        self._claim: dict[int, int] = {}  # holds the thread whose event loop uses the object
+        self._claim: dict[str, int] = {}  # holds the thread whose event loop uses the object
         self._calls = 0  # calls under way, all of that thread: no other thread counts here
         if self._shared is not None:
             self._shared.join(silence, time)
@@ -249,7 +247,7 @@ class Access:
         Raises:
             WrongThreadError: calls from another thread are under way.
         """
-        if self._claim.setdefault(_CLAIM, thread := threading.get_ident()) != thread:
+        if self._claim.setdefault("thread", thread := threading.get_ident()) != thread:
             raise WrongThreadError(self._user)
         self._calls += 1
 

@@ -167,7 +167,7 @@ def test_no_handler_begins_on_what_another_owner_has_taken_meanwhile(backend: Ba
         if source == "pending":
             stream = store_of(url).streams["jobs", 0]
             stream.make_group("default_group", START)
-            stream.deliver(stream.groups["default_group"], 1)
+            stream.deliver(stream.groups["default_group"], 1, 0)
         consumer = member(url, on_event=told.note)
         hooked(consumer, url).before = before
         with anyio.fail_after(5 * TTL):
@@ -361,7 +361,7 @@ def test_what_cannot_be_read_is_dead_wherever_it_comes_from_and_told_once(backen
         told, runs, reads = Notebook(), list[int](), list[bytes]()
         stream = store_of(url).streams["jobs", 0]
         stream.make_group("default_group", START)
-        stream.deliver(stream.groups["default_group"], 1)
+        stream.deliver(stream.groups["default_group"], 1, 0)
 
         def deserialize(data: bytes) -> Any:
             reads.append(data)
@@ -395,7 +395,7 @@ def test_what_trimming_took_of_the_pending_is_reported_once(backend: Backend) ->
         store = store_of(url)
         stream = store.streams["jobs", 0]
         stream.make_group("default_group", START)
-        stream.deliver(stream.groups["default_group"], 4)
+        stream.deliver(stream.groups["default_group"], 4, 0)
         store.trim("jobs", 0, 2)
         consumer = member(url, on_event=told.note, batch_size=2)
         async with anyio.create_task_group() as tasks:

@@ -256,7 +256,7 @@ class Coordination:
 
     def _crowded(self, now: int) -> bool:
         """Return whether others wait to join, or newcomers should."""
-        return self._burst(now) > 0 or any(asked + ROOM_LASTS > now for _, asked, _ in self.room.waiting.values())
+        return bool(self._burst(now)) or any(asked + ROOM_LASTS > now for _, asked, _ in self.room.waiting.values())
 
     def _admit(self, step: Commit, now: int) -> None:
         """Make members of those that are let in (M11)."""
@@ -280,8 +280,8 @@ class Coordination:
 
     def told(self, incarnation: str, now: int) -> Report | None:
         """Return what a member has reported of its handlers; None if that is too old."""
-        until, report = self.reports.get(incarnation, (0, None))
-        return report if until > now else None
+        kept = self.reports.get(incarnation)
+        return kept[1] if kept is not None and kept[0] > now else None
 
     def _remove(self, *incarnations: str) -> None:
         for incarnation in incarnations:

@@ -23,7 +23,7 @@ def list_pending(store: MemoryStore, step: steps.ListPending) -> steps.PendingPa
         return steps.PendingPage(holder)
     stream = store.streams[step.place]
     ids = sorted(entry_id for entry_id in cursor.pending if entry_id > parse_id(step.after))[: step.count]
-    rows = (steps.PendingRow(format_id(one), cursor.pending[one], cursor.delivered_at.get(one, 0), stream.fields(one)) for one in ids)
+    rows = (steps.PendingRow(format_id(one), cursor.pending[one], cursor.delivered_at[one], stream.fields(one)) for one in ids)
     return steps.PendingPage(holder, tuple(rows))
 
 
@@ -131,7 +131,7 @@ def read_standing(store: MemoryStore, step: steps.ReadStanding) -> steps.Standin
         unread=cursor is None or entry_id > cursor.last_delivered,
         holder=store.lease(step.group, step.partition).holder,
         deliveries=cursor.pending[entry_id] if cursor is not None and pending else None,
-        since=cursor.delivered_at.get(entry_id, 0) if cursor is not None and pending else 0,
+        since=cursor.delivered_at[entry_id] if cursor is not None and pending else 0,
         retry=None if retry is None else _scheduled(step.entry_id, *retry),
     )
 

@@ -8,7 +8,7 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.steps import retention as steps
 from redisaq.brokers.terms import GroupName
-from redisaq.core.entry_ids import EntryId, format_id
+from redisaq.core.entry_ids import LAST, EntryId, format_id
 from redisaq.core.records import microseconds
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 
@@ -48,7 +48,7 @@ def trim(store: MemoryStore, step: steps.Trim) -> steps.Trimmed:
     if not pinning:
         return steps.Trimmed()
     floor = min(map(_pinned, pinning))
-    oldest_kept = (min(now, keeping.now) // 1000 - round(keeping.kept_for * 1000), (1 << 64) - 1)
+    oldest_kept = (min(now, keeping.now) // 1000 - round(keeping.kept_for * 1000), LAST)
     old = stream.last_up_to(oldest_kept)
     later = old is None or old < floor or floor < max(cursor.last_delivered for cursor in pinning)
     target = min(floor, old) if old is not None else None

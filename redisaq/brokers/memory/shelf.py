@@ -57,7 +57,9 @@ class Shelf:
 
     def start(self, entry_id: bytes, life: int, attempt: int) -> bool:
         """Raise the attempt of a message of `retry` by one to `attempt`; also True if that was done before."""
-        due, data = self.retry.get(entry_id, (0, b""))
+        if entry_id not in self.retry:
+            return False
+        due, data = self.retry[entry_id]
         before, after = retry_prefix(life, attempt - 1), retry_prefix(life, attempt)
         if data.startswith(before):
             self.retry[entry_id] = due, after + data[len(before) :]
@@ -107,10 +109,10 @@ class Shelf:
 
     def retry_now(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
         """Let up to `count` messages of `retry` be due now, in their order, after those that are due already."""
-        wanted = sorted(self.retry) if ids is None else list(dict.fromkeys(ids))
-        later = [entry_id for entry_id in wanted if self.retry.get(entry_id, (0, b""))[0] > now]
+        wanted = sorted(self.retry) if ids is None else [entry_id for entry_id in dict.fromkeys(ids) if entry_id in self.retry]
+        later = [entry_id for entry_id in wanted if self.retry[entry_id][0] > now]
         later = sorted(later, key=lambda entry_id: self.retry[entry_id][0])[:count]
-        due = max(now - len(later), self.redriven, *(one for one, _ in self.retry.values() if one <= now), 0)
+        due = max(now - len(later), self.redriven, *(one for one, _ in self.retry.values() if one <= now))
         for entry_id in later:
             due += 1
             self.retry[entry_id] = due, self.retry[entry_id][1]

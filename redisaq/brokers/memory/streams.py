@@ -146,7 +146,7 @@ class Stream:
         """Tell whether an entry is there that was never delivered to the group."""
         return bool(self._ids) and self._ids[-1] > cursor.last_delivered
 
-    def deliver(self, cursor: GroupCursor, count: int, now: int = 0) -> list[tuple[bytes, tuple[bytes, ...]]]:
+    def deliver(self, cursor: GroupCursor, count: int, now: int) -> list[tuple[bytes, tuple[bytes, ...]]]:
         """Return up to `count` new entries; from now on (microseconds) they are pending, delivered once."""
         entries = self.after(cursor.last_delivered, count)
         if entries:

@@ -76,7 +76,7 @@ def heartbeat(step: steps.Heartbeat, keys: Keys) -> Asked[steps.Beat]:
             paused=paused == 1,
             damaged=found is None and document is not None and not deltas,
             watched=watched == 1,
-            crowded=crowded == 1 or burst_of(joined, last / 1000) > 0,
+            crowded=crowded == 1 or bool(burst_of(joined, last / 1000)),
         )
 
     words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))

@@ -64,7 +64,7 @@ class Replicate(TopicStep[bool], frozen=True):
     """
 
     partitions: int
-    within: float = 1.0
+    within: float
 
 
 class Publish(TopicStep[TopicState | None], frozen=True):
@@ -201,7 +201,7 @@ class ReplicateRun(PartitionStep[bool | None], frozen=True):
     """
 
     run: str
-    within: float = 1.0
+    within: float
 
 
 class SetSwept(PartitionStep[bool], frozen=True):

@@ -172,8 +172,5 @@ async def delay(broker: Broker, topic: str, messages: Sequence[Delayed], *, cuts
         for start in range(0, len(places), MOST_DELAYED)
     ]
     answers = await broker.do_each([Delay(topic, partition, [messages[place] for place in places], cuts) for partition, places in portions])
-    kept = [False] * len(messages)
-    for (_, places), answer in zip(portions, answers, strict=True):
-        for place in places:
-            kept[place] = answer
-    return kept
+    kept = {place: answer for (_, places), answer in zip(portions, answers, strict=True) for place in places}
+    return [kept[place] for place in range(len(messages))]

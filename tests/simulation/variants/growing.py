@@ -347,7 +347,7 @@ G6 = Variant(
 def _publishes_first(original: Function) -> Function:
     async def complete(broker: Broker, name: str, state: TopicState, history: tuple[int, ...]) -> None:
         await broker.do_each([NameStream(name, number, history) for number in range(history[-2], history[-1])])
-        await broker.do(Replicate(name, 0))
+        await broker.do(Replicate(name, 0, 1.0))
         await broker.do(Publish(name, state.generation, history))
         await anyio.sleep(0.4)
         await original(broker, name, state, history)
