@@ -53,8 +53,8 @@ async def test_break_and_return_acknowledge(url: str) -> None:
     assert await first(quick(url)) == 0
     async with quick(url).messages() as messages:
         async for message in messages:
+            assert message.payload["n"] == 1
             async with message:
-                assert message.payload["n"] == 1
                 break
     assert await rest(url) == [(2, 1)]
 
@@ -116,7 +116,7 @@ async def test_at_most_batch_size_are_unsettled(url: str) -> None:
                 pass
             with anyio.move_on_after(0.2) as scope:
                 await messages.__anext__()
-            assert scope.cancelled_caught
+        assert scope.cancelled_caught  # not in the bodies: these swallow errors
 
 
 async def test_a_lost_lease_cancels_the_body_and_the_loop_goes_on(url: str) -> None:
@@ -243,4 +243,5 @@ async def test_who_is_cancelled_natively_while_it_waits_takes_nothing(url: str) 
                 with anyio.fail_after(5):
                     message = await messages.__anext__()
             async with message:
-                assert message.payload["n"] == steps
+                pass
+            assert message.payload["n"] == steps

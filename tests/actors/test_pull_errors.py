@@ -234,8 +234,9 @@ async def test_a_block_is_entered_once_and_iterated_inside(url: str) -> None:
         with pytest.raises(RuntimeError, match="one block of messages\\(\\) can be entered once"):
             await messages.__aenter__()
         async for message in messages:
+            assert message.payload == {"n": 0}
             async with message:
-                assert message.payload == {"n": 0}
+                pass
     with pytest.raises(RuntimeError, match="can be entered once"):
         await messages.__aenter__()
     with pytest.raises(StopAsyncIteration):

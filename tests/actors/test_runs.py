@@ -182,7 +182,8 @@ async def test_a_pulled_message_runs_while_its_body_does(url: str) -> None:
             assert consumer.statistics().running == ()
             async with message:
                 await anyio.sleep(10)
-                assert [(one.msg_id, one.since) for one in consumer.statistics().running] == [(msg_id, 10.0)]
+                running = consumer.statistics().running
+            assert [(one.msg_id, one.since) for one in running] == [(msg_id, 10.0)]
     (slow,) = [event for event in notebook.events if isinstance(event, events.HandlerSlow)]
     assert slow.msg_id == msg_id
     assert [event.took for event in notebook.events if isinstance(event, events.MessageSucceeded)] == [10.0]
