@@ -532,3 +532,29 @@ async def test_t5_what_was_delivered_before_is_counted_only_once_it_is_wanted() 
             async with message:
                 pass
         assert owned.flights.handled == 2
+
+
+async def test_s5_a_message_that_is_moved_back_before_it_is_entered_leaves_its_place_to_others() -> None:
+    """It comes again; nothing of its first delivery counts, though the partition stays."""
+    surroundings, _, notebook = around()
+    one, two = owned_partition(), owned_partition(partition=1)
+    offers: Offers[Message[Any]] = Offers(1)
+    kept: list[Message[Any]] = []
+    async with Supervisor(stop_timeout=0.0) as supervisor:
+        for owned in (one, two):
+            pool = PullPool(Execution(surroundings, owned, None, timeout=None), offers)
+            pool.name = f"pool-{owned.partition}"
+            await supervisor.start(pool)
+            await pool.ref.tell(read(owned, 1, 1 + owned.partition))
+            await anyio.sleep(1)
+        kept.append(await offers.take())
+        one.flights.moved(5, b"0-0", b"1-0")
+        async with kept[0]:
+            await anyio.sleep(1)
+            pytest.fail("it comes again")
+        assert kept[0].lost
+        with anyio.fail_after(1):
+            kept += [await offers.take() for _ in range(2)]  # one, and one more as long as no task works on it
+        assert [message.partition for message in kept] == [0, 1, 1]
+    assert one.flights.failures == 0
+    assert notebook.of(events.MessageFailed) == []
