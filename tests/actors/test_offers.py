@@ -186,3 +186,15 @@ async def test_an_offer_that_is_withdrawn_in_the_moment_it_is_made_leaves_the_pl
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert got in (["a"], ["wanted"])
+
+
+async def test_who_is_cancelled_already_takes_nothing_though_something_is_on_offer() -> None:
+    offers = Offers[str](1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(offers.offer, Item("a"))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await offers.take()
+        assert scope.cancelled_caught
+        assert await offers.take() == "a"
