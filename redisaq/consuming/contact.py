@@ -135,9 +135,11 @@ class Contact:
         return answers[0]
 
     async def _overdue(self, within: float) -> None:
+        waited = 0.0
         while True:
             await anyio.sleep(within)
-            self.failed(HEARTBEAT, f"the server has not answered for {within:g} s")
+            waited += within
+            self.failed(HEARTBEAT, f"the server has not answered for {waited:g} s")
             within = REMIND
 
 
