@@ -98,8 +98,7 @@ class Bulletin:
         """Report an event."""
         level = level_of(event)
         if self._logger.isEnabledFor(level):
-            error = getattr(event, "error", None)
-            log(self._logger, level, describe(event), error if level >= logging.WARNING else None, extra=extra_of(event))
+            log(self._logger, level, describe(event), getattr(event, "error", None), extra=extra_of(event))
         if self._on_event is not None:
             try:
                 told = self._on_event(event)

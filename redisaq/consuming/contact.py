@@ -40,7 +40,7 @@ FIRST_REST, LONGEST_REST = 0.05, 1.0  # seconds: bounds of the rest after one fa
 
 def forever(*, first: float = FIRST_REST, longest: float = LONGEST_REST, reset_after: float) -> RestartPolicy:
     """Return the policy of a consumer's own actor: it restarts after each error that passes. See RestartPolicy for the times."""
-    return RestartPolicy(on=PASSING, max_restarts=math.inf, within=60.0, backoff=first, max_backoff=longest, reset_after=reset_after)
+    return RestartPolicy(on=PASSING, max_restarts=math.inf, backoff=first, max_backoff=longest, reset_after=reset_after)
 
 
 async def insist(step: Callable[[], Awaitable[T]], environment: Environment, failed: Callable[[str], None] = lambda _: None) -> T:

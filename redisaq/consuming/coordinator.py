@@ -120,7 +120,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._setbacks = 0  # in a row: another member was faster, or the incarnation that just joined has already ended
         self._over = ""  # why this incarnation has ended, if not by its deadline
         self._rung = False
-        self._beat = Beat(alive=False, now=0)
+        self._beat: Beat  # of the last look
 
     def look(self) -> None:
         """Make it look again."""

@@ -57,7 +57,7 @@ class SignalListener(Actor[None]):
             refused: called with the reason each time the server does not permit listening.
             name: its name in the tree of actors.
         """
-        super().__init__(name=name, capacity=1, restart=forever(first=0.1, longest=5.0, reset_after=10.0))
+        super().__init__(name=name, restart=forever(first=0.1, longest=5.0, reset_after=10.0))
         self._listen = listen
         self._look = look
         self._refused = refused

@@ -31,10 +31,10 @@ class Gate:
         self._opened = Signal()
         self._scopes = Scopes()
 
-    def move(self, *, closed: bool) -> bool:
-        """Close or open it; False if that changes nothing."""
+    def move(self, *, closed: bool) -> None:
+        """Close or open it."""
         if closed == self.closed:
-            return False
+            return
         self.closed = closed
         self.moves += 1
         if closed:
@@ -42,7 +42,6 @@ class Gate:
         else:
             self._opened.fire()
         self.moved()
-        return True
 
     async def wait_open(self) -> None:
         """Return once it is open."""

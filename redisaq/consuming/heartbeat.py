@@ -39,7 +39,7 @@ class HeartbeatEmitter(Actor[None]):
             look: rings the coordinator.
             owned: returns the partitions owned now, whose handlers are looked at with each beat.
         """
-        super().__init__(name="heartbeat_emitter", capacity=1)
+        super().__init__(name="heartbeat_emitter")
         self._around = surroundings
         self._member = member
         self._interval = surroundings.settings.heartbeat_interval

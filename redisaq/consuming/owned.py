@@ -38,7 +38,7 @@ class Barrier:
     """
 
     since: float
-    passed: bool | None = False
+    passed: bool | None
     waiting_for: int | None = None
     messages: int | None = None
     told: float | None = None

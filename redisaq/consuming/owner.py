@@ -87,7 +87,7 @@ class PartitionOwner(Actor[Drain]):
             taken: called when the partition is taken, or the owner has to wait or give up.
             ended: called at the end.
         """
-        super().__init__(name=f"partition-{owned.partition}", capacity=2)
+        super().__init__(name=f"partition-{owned.partition}")
         self.owned = owned
         self._around = surroundings
         self._workers = workers

@@ -54,7 +54,7 @@ class PartitionReader(Actor[None]):
             trouble: informed of failed reads.
             count: how many entries one read may return.
         """
-        super().__init__(name="reader", capacity=1, restart=forever(reset_after=1.0))
+        super().__init__(name="reader", restart=forever(reset_after=1.0))
         self._around = surroundings
         self._owned = owned
         self._flights = owned.flights

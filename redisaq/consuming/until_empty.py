@@ -42,7 +42,7 @@ class EmptinessWatch(Actor[None]):
             ready: set once the first assignment is complete.
             stop: ends the consumer.
         """
-        super().__init__(name="emptiness_watch", capacity=1)
+        super().__init__(name="emptiness_watch")
         self._around = surroundings
         self._member = member
         self._partitions = partitions
