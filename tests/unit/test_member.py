@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from redisaq.brokers.steps.coordination import Beat
 from redisaq.brokers.steps.topics import TopicState
-from redisaq.consuming.member import LONGEST_SPREAD, SPREAD, Member
+from redisaq.consuming.member import Member
 from redisaq.core.deltas import delta_of
 from redisaq.core.membership import CROWD, FORGET_US, UNKNOWN, Document, MemberEntry
 from redisaq.environment import Environment
@@ -39,13 +39,19 @@ def beat(**changes: object) -> Beat:
     return replace(Beat(alive=True, now=NOW, version="v", topic=TOPIC), **changes)
 
 
-@pytest.mark.parametrize(("count", "seconds"), [(CROWD, 0.0), (CROWD + 1, (CROWD + 1) * SPREAD), (20_000, LONGEST_SPREAD)])
+@pytest.mark.parametrize(("count", "seconds"), [(CROWD, 0.0), (CROWD + 1, (CROWD + 1) * 0.0002), (20_000, 1.0)])
 def test_a_crowd_spreads_its_looks(count: int, seconds: float) -> None:
     """M12: over a time that grows with it, up to a limit."""
     member = member_of(group(count))
     assert member.spread() == pytest.approx(seconds / 2)
     member.observe(beat(next_expiry=NOW + 2 * SECOND))
     assert member.next_look == pytest.approx(102.0 + seconds / 2)
+
+
+def test_it_begins_outside_the_group_and_knows_nothing_of_the_topic() -> None:
+    member = Member("name", 10.0, Environment())
+    assert (member.joined, member.version, member.document, member.next_look) == (False, "", None, float("inf"))
+    assert (member.topic, member.partitions, member.topic_missing, member.forgotten, member.retention) == (None, 0, False, False, False)
 
 
 def test_it_looks_next_when_the_first_thing_happens_that_no_ring_tells() -> None:

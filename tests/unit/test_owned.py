@@ -8,6 +8,8 @@ from random import Random
 import anyio
 import pytest
 
+from redisaq.consuming.gate import Gate
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.in_flight import MOST_ENDING, Claim, Flight, InFlight, Read, Remake
 from redisaq.core.records import Body, Failure, Resolution
 from tests.unit.owning import FIELDS, owned_partition, read
@@ -185,3 +187,50 @@ async def test_an_entry_that_cannot_be_read_dies_now_and_as_it_is() -> None:
     assert reason == ending.reason != ""
     failure = Failure("Unreadable", reason, "", 0, 7000, 7000, "me")
     assert ending.resolution == Resolution("stream", "dead", Body(b"1-0", (b"x", b"1"), failure=failure))
+
+
+async def test_all_who_wait_for_what_is_settled_are_woken_when_it_is_or_is_lost() -> None:
+    """Also where what is to be settled was never rung for, and where nothing is left at all."""
+    for way in ("settled", "lost"):
+        rung, woken = list[object](), list[int]()
+        owned = owned_partition(4, ring=rung.append)
+        (message,) = read(owned, 1, 1)
+        with anyio.fail_after(30):
+            await owned.wait_settled()
+        assert rung == []
+        owned.flights.start(message)
+        owned.flights.returned(message)
+
+        async def wait(number: int, owned: OwnedPartition = owned, woken: list[int] = woken) -> None:
+            await owned.wait_settled()
+            woken.append(number)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                for number in range(3):
+                    tasks.start_soon(wait, number)
+                await anyio.wait_all_tasks_blocked()
+                assert (rung, woken) == ([owned], [])
+                owned.flights.take_acks()
+                owned.changed()
+                await anyio.wait_all_tasks_blocked()
+                assert woken == [], "it is on its way"
+                if way == "lost":
+                    owned.lose("somebody has it")
+                else:
+                    owned.flights.acked()
+                    owned.changed()
+        assert sorted(woken) == [0, 1, 2]
+
+
+async def test_what_is_lost_ends_what_works_on_it_and_is_lost_once() -> None:
+    owned = owned_partition(4)
+    with owned.scope() as works, owned.until_drain() as waits, owned.until_drain(Gate()) as waits_there:
+        owned.begin_drain()
+        assert (works.cancel_called, waits.cancel_called, waits_there.cancel_called) == (False, True, True)
+        owned.lose("somebody has it")
+        owned.lose("and somebody else")
+        assert works.cancel_called
+    assert owned.lost == "somebody has it"
+    with owned.scope() as late, owned.until_drain() as drained, owned.until_drain(Gate()) as drained_there:
+        assert (late.cancel_called, drained.cancel_called, drained_there.cancel_called) == (True, True, True)
