@@ -85,11 +85,10 @@ async def test_one_script_acknowledges_two_thousand_at_most() -> None:
 
 @pytest.mark.parametrize("first", ["acknowledged", "retried"])
 async def test_what_one_partition_has_settled_does_not_wait_for_another(first: str) -> None:
-    go_on = anyio.Event()
+    go_on = [anyio.Event(), anyio.Event()]
 
     async def answer(step: Any) -> Any:
-        if step.partition == 1:
-            await go_on.wait()
+        await go_on[step.partition].wait()
         if isinstance(step, Acknowledge):
             return Settled(done=True, token=TOKEN)
         return Resolved(done=True, token=TOKEN, moved=(True,))
@@ -103,12 +102,13 @@ async def test_what_one_partition_has_settled_does_not_wait_for_another(first: s
     failed(two, "dead")
     async with Supervisor() as supervisor:
         await supervisor.start(acknowledger)
-        with anyio.fail_after(1):
-            await one.wait_settled()
-        assert not two.flights.settled_all
-        go_on.set()
-        with anyio.fail_after(1):
-            await two.wait_settled()
+        for owned, event in zip((one, two), go_on, strict=True):
+            assert not two.flights.settled_all
+            with anyio.fail_after(1):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(owned.wait_settled)
+                    await anyio.wait_all_tasks_blocked()
+                    event.set()
 
 
 async def test_what_is_done_while_the_answer_is_on_its_way_is_settled_next() -> None:
@@ -227,3 +227,42 @@ async def test_a_refusal_is_final_unless_the_server_has_lost_the_token(kind: str
     assert not two.lost
     steps = [step for _, step in broker.asked if step.partition == 0 and not isinstance(step, Install)]
     assert steps == refused * (1 if lost else 2)
+
+
+async def test_s1_acknowledgements_whose_answer_is_lost_are_sent_again_before_those_that_came_later() -> None:
+    answers: list[Any] = [ConnectionFailed("redis://", "no answer", maybe_executed=True), Settled(done=True, token=TOKEN)]
+
+    async def answer(_step: Any) -> Any:
+        await anyio.sleep(1)
+        return answers.pop(0)
+
+    acknowledger, broker, _ = acknowledging(answer)
+    owned = owned_partition(ring=acknowledger.ring)
+    handled(owned, 1, 2)
+    async with Supervisor() as supervisor:
+        await supervisor.start(acknowledger)
+        await anyio.sleep(0.5)
+        handled(owned, 3, 3)
+        with anyio.fail_after(10):
+            await owned.wait_settled()
+    assert [step.entry_ids for step in broker.of(Acknowledge)] == [[b"1-0", b"2-0"], [b"1-0", b"2-0", b"3-0"]]
+    assert owned.flights.unsettled == 0
+
+
+async def test_m4_nothing_is_asked_for_a_partition_whose_lease_ends_while_another_is_settled() -> None:
+    async def answer(_step: Any) -> Any:
+        await anyio.sleep(1)
+        return Resolved(done=True, token=TOKEN, moved=(True,))
+
+    acknowledger, broker, _ = acknowledging(answer)
+    one, two = (owned_partition(ring=acknowledger.ring, partition=partition) for partition in range(2))
+    two.lease.deadline = anyio.current_time() + 0.5
+    for owned in (one, two):
+        failed(owned, "dead")
+    async with Supervisor() as supervisor:
+        await supervisor.start(acknowledger)
+        with anyio.fail_after(10):
+            await one.wait_settled()
+            await two.wait_settled()
+    assert [step.partition for step in broker.of(Resolve)] == [0]
+    assert two.flights.unsettled == 0

@@ -121,16 +121,22 @@ async def test_it_asks_for_as_many_as_there_is_room_for_beside_those_in_hand() -
     assert [step.count for step in bench.broker.of(TakeDue)] == [3, 4]
 
 
-async def test_it_asks_for_nothing_while_the_group_is_paused_or_there_is_no_room() -> None:
+@pytest.mark.parametrize("closed", [True, False], ids=["paused", "full"])
+async def test_it_asks_for_nothing_while_the_group_is_paused_or_there_is_no_room(*, closed: bool) -> None:
     bench = Bench(lambda _step: in_seconds(None))
-    waiting = read(bench.owned, 1, 2)
-    bench.owned.gate.move(closed=True)
+    if closed:
+        bench.owned.gate.move(closed=True)
+    else:
+        waiting = read(bench.owned, 1, 2)
 
-    def begin() -> None:
-        bench.owned.flights.start(waiting[0])
-        bench.owned.changed()
+    def go_on() -> None:
+        if closed:
+            bench.owned.gate.move(closed=False)
+        else:
+            bench.owned.flights.start(waiting[0])
+            bench.owned.changed()
 
-    await bench.run(1, lambda: bench.owned.gate.move(closed=False), begin)
+    await bench.run(1, go_on)
     began = bench.broker.times(TakeDue)
     assert len(began) == 1
     assert anyio.current_time() - began[0] == pytest.approx(1)
