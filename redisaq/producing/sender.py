@@ -77,7 +77,7 @@ class Sender:
         approximate: bool,
         max_backlog: int | None,
         terms: Terms,
-        confirmed: bool = False,
+        confirmed: bool,
     ) -> None:
         """Keep the settings; nothing is connected yet.
 
@@ -457,8 +457,7 @@ class Sender:
         return await publish_again(self._broker, self._topic, self.state)
 
     async def _make_streams(self) -> TopicState:
-        partitions = self._init_partitions if self.state is None else self.state.partitions
-        return await self._broker.do(topics.MakeTopic(self._topic, partitions, self._terms, known=self.state))
+        return await self._broker.do(topics.MakeTopic(self._topic, self._init_partitions, self._terms, known=self.state))
 
     def _stands(self, state: TopicState) -> bool:
         """Tell whether the topic already has what this producer asks for (E3)."""

@@ -500,7 +500,7 @@ def test_e4_what_waits_for_an_outdated_call_goes_on_once_that_is_placed_again() 
         away = ConnectionFailed("redis://a", "the node is away")
         away.of_node = True
         terms = Terms(send_timeout=30.0)
-        sender = Sender("jobs", init_partitions=2, maxlen=None, approximate=True, max_backlog=None, terms=terms)
+        sender = Sender("jobs", init_partitions=2, maxlen=None, approximate=True, max_backlog=None, terms=terms, confirmed=False)
         known = sender._knowledge
         known.topic_is(0, 2, 0.0, acked=False)
         known.named([(0, b"1-0"), (1, b"1-0")], "run")

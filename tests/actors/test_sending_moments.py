@@ -14,7 +14,7 @@ from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import NoteHeldUp
 from redisaq.core.partitioner import partition_for
 from redisaq.environment import current_environment, use_environment
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
 from tests.actors.group import play, store_of
 from tests.actors.hooked import HookedBroker
 from tests.actors.test_sending import Wire, ids_in, opened
@@ -215,7 +215,8 @@ def test_e7_a_mark_is_looked_for_at_a_former_place_for_its_window_and_an_hour(la
     assert play(scenario, "asyncio") == looks
 
 
-def test_c7_a_mark_that_was_found_at_a_former_place_is_confirmed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c7_what_may_be_there_already_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look found, and what a mark names, at its former place, too."""
     confirmed: list[int] = []
 
     async def confirm(step: Confirm, do: Do) -> Any:
@@ -224,17 +225,28 @@ def test_c7_a_mark_that_was_found_at_a_former_place_is_confirmed_there(monkeypat
 
     change_step(monkeypatch, Confirm, confirm)
 
-    async def scenario(url: str) -> None:
-        producer, _, _ = await opened(url)
-        first = await producer.enqueue({"n": 1}, dedup_id=MOVED, dedup_window=100.0)
-        assert await producer.request_partition_increase(2) == 2
-        assert confirmed == []
-        producer._sender._confirmed = True
-        assert await producer.enqueue({"n": 2}, dedup_id=MOVED, dedup_window=100.0) == first
-        await producer.close()
+    async def scenario(url: str) -> list[list[int]]:
+        producer, wire, _ = await opened(url)
+        found: list[list[int]] = []
 
-    play(scenario, "asyncio")
-    assert confirmed == [0]
+        async def enqueue(**more: Any) -> str:
+            confirmed.clear()
+            sent = await producer.enqueue({"n": 1}, **more)
+            found.append(confirmed[:])
+            return sent
+
+        first = await enqueue(dedup_id=MOVED, dedup_window=100.0)
+        producer._sender._confirmed = True
+        assert await enqueue(dedup_id=MOVED, dedup_window=100.0) == first
+        wire.breaks = {"append": 1}
+        await enqueue()
+        await enqueue()
+        assert await producer.request_partition_increase(2) == 2
+        assert await enqueue(dedup_id=MOVED, dedup_window=100.0) == first
+        await producer.close()
+        return found
+
+    assert play(scenario, "asyncio") == [[], [0], [0], [], [0]]
 
 
 def test_a_producer_that_is_held_up_says_so_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,3 +333,36 @@ def test_e6_a_cut_that_a_growth_explains_makes_no_streams() -> None:
     assert asked[0] == "append"
     assert asked[-1] == "append"
     assert "make_topic" not in asked
+
+
+def test_e2_after_a_failover_anchors_are_learned_from_the_server_that_took_over() -> None:
+    async def scenario(url: str) -> list[str]:
+        producer, wire, _ = await opened(url)
+        store_of(url).run_id = "another"
+        await producer.enqueue({"n": 1})
+        await anyio.sleep(1.0)
+        wire.asked = []
+        await producer.enqueue({"n": 2})
+        await producer.close()
+        return wire.asked
+
+    assert play(scenario, "asyncio") == ["topic", "anchors", "append"]
+
+
+def test_a_refusal_of_a_part_says_which_part_is_there() -> None:
+    async def scenario(url: str) -> Any:
+        producer, _, _ = await opened(url)
+        broker = producer._access.broker
+        assert isinstance(broker, HookedBroker)
+
+        async def after(name: str) -> None:
+            if name == "append":
+                raise ServerError("OOM the server is full", appended=[b"7-0", None])
+
+        broker.after = after
+        with pytest.raises(ServerError, match="OOM") as caught:
+            await producer.batch_enqueue([{"n": 1}, {"n": 2}])
+        await producer.close()
+        return caught.value.appended
+
+    assert play(scenario, "asyncio") == [b"7-0", None]

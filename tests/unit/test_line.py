@@ -307,6 +307,17 @@ def test_an_end_is_not_a_silence_and_leaves_open_what_was_executed() -> None:
     play(story)
 
 
+def test_an_end_that_the_task_meets_leaves_that_open_too() -> None:
+    async def story(scene: Scene) -> None:
+        scene.socket.reset = True
+        scene.later(1.0, scene.socket.wake)
+        with pytest.raises(ConnectionFailed, match="it ended") as raised:
+            await scene.line.ask(("ECHO", "a"))
+        assert (raised.value.silent, raised.value.maybe_executed) == (False, True)
+
+    play(story)
+
+
 # -- who only listens -----------------------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +354,17 @@ def test_who_gets_no_answer_to_that_breaks_the_connection() -> None:
         assert raised.value.silent
         assert anyio.current_time() == 5.0 + SILENCE
         assert scene.socket.sent == [(5.0, PING)]
+
+    play(story)
+
+
+def test_who_listens_and_is_owed_an_answer_asks_for_no_other() -> None:
+    async def story(scene: Scene) -> None:
+        scene.watch(listening=True)
+        with pytest.raises(ConnectionFailed, match="silent for 6 s"):
+            await scene.line.ask(("SSUBSCRIBE", "bell"))
+        assert anyio.current_time() == SILENCE
+        assert len(scene.socket.sent) == 1
 
     play(story)
 

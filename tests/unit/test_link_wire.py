@@ -139,6 +139,17 @@ async def test_waiting_ends_when_the_wire_is_woken_or_closed_and_fails_when_some
         await wire.wait_readable()
 
 
+@pytest.mark.anyio
+async def test_a_wire_that_nobody_waits_for_any_more_is_closed_at_once() -> None:
+    near, far = socket.socketpair()
+    with near, far, anyio.fail_after(30):
+        wire = Wire(near, bytearray(RECEIVE_SIZE))
+        far.send(b"+OK\r\n")
+        await wire.wait_readable()
+        wire.close()
+        assert near.fileno() == -1
+
+
 async def _wait(wire: Wire, strange: bool) -> None:
     try:
         await wire.wait_readable()
