@@ -32,6 +32,11 @@ class Most(random.Random):
         return b
 
 
+def at(now: float) -> Environment:
+    """Return an environment in which it is this time."""
+    return Environment(clock=lambda: now)
+
+
 class Partitions:
     """Notes what it gets."""
 
@@ -191,17 +196,22 @@ async def test_what_others_have_released_for_it_is_not_released_once_more() -> N
     standing = Document(1, members, 3, dict.fromkeys(range(3), "a"), leases, tokens)
     coordinator._released, coordinator._given = {0, 1, 2}, {0: 5, 1: 6, 2: 7}
     coordinator._give_again = 200.0
-    asked: list[dict[int, int]] = []
+    asked: list[tuple[dict[int, int], float]] = []
 
     async def do(step: Any) -> Freed:
-        asked.append(dict(step.leases))
+        asked.append((dict(step.leases), step.gather))
         return Freed(pause=1.0)
 
     coordinator._around.broker = cast("Any", SimpleNamespace(do=do))
     coordinator._around.group = cast("Any", None)
     assert await coordinator._release(standing) is standing
     assert coordinator._released == {0}
-    assert asked == [{0: 5}]
+    assert asked == [({0: 5}, 0.02)]
+    assert (coordinator._given, coordinator._give_again) == ({0: 5}, 101.0)
+    for now, times in ((100.9, 1), (101.0, 2)):
+        coordinator._around.environment = at(now)
+        assert await coordinator._release(standing) is standing
+        assert len(asked) == times, now
 
 
 def test_one_ring_at_a_time_waits_to_be_heard() -> None:
@@ -222,7 +232,7 @@ def test_the_handlers_of_an_incarnation_that_has_ended_are_waited_for_a_second()
     coordinator._member.joined, coordinator._held = True, {1: 7}
     anyio.run(coordinator._lose_all, "it is over")
     for now, waits in ((100.0, True), (100.999, True), (101.0, False)):
-        coordinator._around.environment = Environment(clock=lambda now=now: now)  # type: ignore[misc]
+        coordinator._around.environment = at(now)
         assert coordinator._winding_up() is waits, now
 
 
