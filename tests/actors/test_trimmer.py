@@ -312,3 +312,16 @@ async def test_a_member_without_partitions_asks_nothing_and_a_lost_retention_end
     assert played.looks() == [0.0, 200.0]
     assert len(played.broker.of(Trim)) == 1
     assert [(event.lapsed, event.alone) for event in played.notebook.of(events.GroupLapsed)] == [("away", 90.0)], "while it trims"
+
+
+@IN_VIRTUAL_TIME
+async def test_a_member_without_partitions_looks_less_and_less_often() -> None:
+    played, times = Played(20.0, []), list[float]()
+
+    def owned() -> list[OwnedPartition]:
+        times.append(anyio.current_time())
+        return []
+
+    played.trimmer._owned = owned
+    await played.run(20.0)
+    assert [time - times[0] for time in times] == pytest.approx([0.0, 0.4, 1.2, 2.8, 6.0, 11.0, 16.0])
