@@ -271,3 +271,35 @@ async def test_g4_what_was_there_from_the_beginning_waits_for_nothing() -> None:
     owning.around.look_at_growth = lambda: looks.append("look")
     owning.owner._wait_behind_barrier(0, sure=True)
     assert (owning.owned.barrier, looks) == (None, [])
+
+
+@pytest.mark.parametrize(("moved", "passed"), [(False, True), (True, None)])
+async def test_g4_it_is_sure_of_what_the_group_has_opened_unless_that_was_paused_meanwhile(*, moved: bool, passed: bool | None) -> None:
+    owning = Owning(history=(1, 2), partition=1)
+
+    def instead(step: Any) -> Any:
+        if isinstance(step, Install):
+            owning.around.gate.moves += moved
+            return Installed(True, 5, "", opened=1)
+        return None
+
+    owning.broker.instead = instead
+    async with Supervisor() as supervisor:
+        await owning.start(supervisor)
+        assert owning.owned.barrier is not None
+        assert owning.owned.barrier.passed is passed
+        owning.owner.drain(0.0)
+        await anyio.sleep(1.0)
+
+
+async def test_m7_what_this_process_held_itself_is_not_foreign_to_it() -> None:
+    owning = Owning()
+    owning.lease.former = {"mine"}
+    owning.lease.frozen_until = 1 << 60
+    owning.broker.instead = lambda step: Installed(False, 4, "mine") if isinstance(step, Install) and not step.foreign else None
+    async with Supervisor() as supervisor:
+        await owning.start(supervisor)
+        assert [step.foreign for step in owning.broker.of(Install)] == [False, True]
+        assert owning.told == ["PartitionAcquired"]
+        owning.owner.drain(0.0)
+        await anyio.sleep(1.0)
