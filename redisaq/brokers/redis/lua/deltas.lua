@@ -7,7 +7,7 @@ local function deltas_between(key, from, to)
     local found = {}
     while from ~= to do
         local kept = #found < 16 and redis.pcall('HGET', key, from)
-        local begin = type(kept) == 'string' and string.find(kept, ' ', 1, true)
+        local begin = type(kept) == 'string' and string.find(kept, ' ')
         if not begin then
             return false
         end

@@ -7,7 +7,7 @@
 local time = redis.call('TIME')
 local rows, entries = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2] == '' and '-' or '(' .. ARGV[2], '+', ARGV[3]), {}
 if rows.err then
-    if not string.find(rows.err, 'NOGROUP', 1, true) then
+    if not string.find(rows.err, 'NOGROUP') then
         return rows
     end
     rows = {}

@@ -5,9 +5,9 @@
 -- An existing group stays as it is.
 
 redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
-local stands = stand(2, ARGV[4])
-if type(stands) == 'table' then
-    return stands
+local refused = stand(2, ARGV[4])
+if refused then
+    return refused
 end
 local read = 0
 if ARGV[3] ~= '1' then
@@ -16,6 +16,6 @@ if ARGV[3] ~= '1' then
 end
 -- ENTRIESREAD distinguishes what is trimmed from now on from what was gone before.
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'ENTRIESREAD', read)
-if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+if made.err and not string.find(made.err, 'BUSYGROUP') then
     return made
 end

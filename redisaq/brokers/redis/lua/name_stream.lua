@@ -3,8 +3,8 @@
 -- ARGV: the partitions of each generation, with commas.
 -- Answers: what the seal under the latest older name says, '' if there is none.
 
-local done = stand(2, ARGV[1])
-if type(done) == 'table' then
-    return done
+local refused = stand(2, ARGV[1])
+if refused then
+    return refused
 end
 return KEYS[3] and redis.call('GET', KEYS[3]) or ''

@@ -6,9 +6,9 @@
 -- settlement passes any more. `moved_over` keeps the lowest position, and the last entry that had been delivered before, until the holder,
 -- or another, has installed a token again.
 
-local stands = stand(5, ARGV[4])
-if type(stands) == 'table' then
-    return stands
+local refused = stand(5, ARGV[4])
+if refused then
+    return refused
 end
 local time = redis.call('TIME')
 local last, delivered = '0-0', false

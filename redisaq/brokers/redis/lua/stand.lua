@@ -1,7 +1,7 @@
 -- Not a script, but a function that some scripts begin with. Lets a partition's stream, KEYS[1], have its name: makes an empty stream where
 -- there is none (E5), and cuts one that has an older name (G2). If the topic has grown, KEYS has more from `first` on: the hash of cuts, then
 -- the stream's older names, the latest first. `history` is the partitions of each generation, with commas.
--- Returns 1 if something was done, else 0; or an error.
+-- Returns nil, or an error.
 
 local function stand(first, history)
     local counts = {}
@@ -21,7 +21,7 @@ local function stand(first, history)
     end
     if redis.call('EXISTS', KEYS[1]) == 1 then
         if not from then
-            return 0
+            return nil
         end
         -- A cut was lost, and something made the stream again. Nothing is renamed onto messages.
         if redis.call('TYPE', KEYS[1]).ok ~= 'stream' or facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added'] > 0 then
@@ -46,11 +46,11 @@ local function stand(first, history)
         for number = from, newest - 1 do
             seal(number)
         end
-        return 1
+        return nil
     end
-    redis.call('XACK', KEYS[1], 'owner', '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
-    local may = redis.pcall('XGROUP', 'DESTROY', KEYS[1], 'owner') -- there is nothing to destroy: only a refusal matters
-    if type(may) == 'table' and may.err and not string.find(may.err, 'key to exist', 1, true) then
+    -- S2: there is nothing to destroy, but the rest succeeds when memory is full; only a refusal matters.
+    local may = redis.pcall('XGROUP', 'DESTROY', KEYS[1], 'owner')
+    if type(may) == 'table' and may.err and not string.find(may.err, 'key to exist') then
         return may
     end
     if newest > 0 then
@@ -64,6 +64,6 @@ local function stand(first, history)
     for number = 0, newest - 1 do
         seal(number)
     end
-    return 1
+    return nil
 end
 
