@@ -39,7 +39,7 @@ from redisaq.brokers.steps.producing import Confirm, Delay, Delayed, Find, ReadB
 from redisaq.brokers.steps.retention import ReadKeeping
 from redisaq.brokers.steps.retrying import CountDead, DeadLetterSummary, Redrive, StartRetry, SummariseDead, TakeDue
 from redisaq.brokers.steps.schedules import SetSchedule
-from redisaq.brokers.steps.topics import MakeTopic, NoteHeldUp, ReadTopic, Terms, TopicState
+from redisaq.brokers.steps.topics import FORMAT, MakeTopic, NoteHeldUp, ReadTopic, Terms, TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.history import Change
 from redisaq.core.records import Body, Failure, encode_dead, encode_retry, retry_prefix
@@ -475,6 +475,18 @@ def test_every_redriven_message_counts_once_and_what_is_not_there_changes_nothin
     assert waiting(place)[b"3-0"] == 5
 
 
+def test_a_last_time_that_redisaq_cannot_have_written_puts_nothing_off(place: Place) -> None:
+    """It is more than an hour ahead of the clock."""
+    place.fill("1-0")
+    (entry_id,) = put_off(place, place.now() + HOUR)
+    place("HSET", place.share.lease, "redriven", place.now() + 2 * HOUR)
+    assert place.do(RetryNow(GROUP, 0, None, 5)) == 1
+    assert waiting(place)[entry_id] <= place.now()
+    place("HSET", place.share.lease, "redriven", place.now() + 2 * HOUR)
+    assert place.do(Redrive(GROUP, 0, [(die(place, b"7-7"), Body(b"7-7", (b"i", b"1"), 1))], cuts=0)) == 1
+    assert waiting(place)[b"7-7"] <= place.now()
+
+
 # -- dead letters ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -611,6 +623,16 @@ def test_since_when_a_group_is_alone(place: Place, state: dict[str, str], since:
         assert found.alone == (found.now - int(alone or since) * 1000) / SECOND
 
 
+def test_at_full_memory_the_time_alone_begins_too(place: Place) -> None:
+    """S2: else nobody would ever trim what fills the memory."""
+    place("HSET", place.meta, "retention", "acked")
+    place("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert place.do(ReadKeeping(GROUP)).alone.keys() == {"billing"}
+    finally:
+        place("CONFIG", "SET", "maxmemory", 0)
+
+
 def test_a_member_that_crashed_was_there_until_its_time_ran_out(place: Place) -> None:
     place("ZADD", place.group.members, 7000, "A", 6000, "B")
     place("HSET", place.meta, "retention", "acked", "send_timeout", "5000", "retention_idle", "8000")
@@ -678,6 +700,9 @@ def test_of_times_the_largest_is_kept_and_what_is_kept_is_not_written_again(plac
         assert (found[b"send_timeout"], found.get(b"retention_idle"), found.get(b"retention")) == (*times, b"acked" if times[1] else None)
         assert (place.writes() > writes) is (found != before), terms
     assert topic_bell.rings() == 0
+    place("HSET", place.meta, "format", FORMAT)
+    place.do(MakeTopic(TOPIC, 2, Terms(32.0)))
+    assert place("HGET", place.meta, "send_timeout") == b"32000"
 
 
 def test_what_was_announced_stands_until_as_many_are_there(place: Place) -> None:
@@ -749,6 +774,51 @@ def test_only_what_is_due_before_a_moment_counts(place: Place) -> None:
     place.fill("1-0")
     assert place.do(Delay(TOPIC, 0, [Delayed(0, b"%d" % due, due, [b"i", b"1"]) for due in (5, 6, 7)]))
     assert place.do(CountDue(TOPIC, 0, [5, 6, 7, 8])) == [0, 1, 2, 3]
+
+
+def names(place: Place, growths: int) -> list[bytes]:
+    """Return the names that the stream has had, and gets: the first one first."""
+    return [place.keys.stream(TOPIC, 0, number) for number in range(growths + 1)]
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_a_stream_is_found_under_the_oldest_of_its_names(place: Place, found: int) -> None:
+    """G2: it gets the latest one, every cut since is at its end, and a seal under each older name says how the topic had grown by then."""
+    stream = names(place, 2)
+    if found:
+        place("SET", stream[0], "1,2")
+    place("XADD", stream[found], "5-5", "i", "1")
+    assert place.do(NameStream(TOPIC, 0, (1, 2, 3))) == (1, 2, 3)
+    assert [place("GET", name) for name in stream[:2]] == [b"1,2", b"1,2,3"]
+    assert place("XLEN", stream[2]) == 1
+    assert place.hash(place.share.cuts) == {b"%d" % number: b"5-5" for number in range(found + 1, 3)}
+    left = place.left()
+    assert place.do(NameStream(TOPIC, 0, (1, 2, 3))) == (1, 2, 3)
+    assert place.left() == left
+
+
+def test_a_new_stream_of_a_topic_that_has_grown_stands_behind_its_cuts(place: Place) -> None:
+    """G2: nobody who knows an older name makes a stream under that. A cut that was noted before stays."""
+    stream = names(place, 2)
+    place("HSET", place.share.cuts, "2", "7-7")
+    assert place.do(NameStream(TOPIC, 0, (1, 2, 3))) == (1, 2, 3)
+    assert [place("GET", name) for name in stream[:2]] == [b"1,2", b"1,2,3"]
+    assert (place("XLEN", stream[2]), place("XINFO", "GROUPS", stream[2])) == (0, [])
+    assert place.hash(place.share.cuts) == {b"1": b"0-0", b"2": b"7-7"}
+
+
+def test_an_empty_stream_under_the_latest_name_gives_way(place: Place) -> None:
+    """G2: unless there ever was an entry in it."""
+    stream = names(place, 1)
+    place("XADD", stream[0], "5-5", "i", "1")
+    place("XGROUP", "CREATE", stream[1], "somebody", "$", "MKSTREAM")
+    assert place.do(NameStream(TOPIC, 0, (1, 2))) == (1, 2)
+    assert (place("XLEN", stream[1]), place("XINFO", "GROUPS", stream[1])) == (1, [])
+    place("DEL", stream[0])
+    place("XADD", stream[0], "6-6", "i", "2")
+    place("XDEL", stream[1], "5-5")
+    with pytest.raises(ServerError, match="DAMAGED"):
+        place.do(NameStream(TOPIC, 0, (1, 2)))
 
 
 def test_who_takes_what_is_confirmed_for_written_has_something_to_wait_for(place: Place, bell: Bell) -> None:
