@@ -266,6 +266,23 @@ async def test_who_waits_for_a_look_whose_task_leaves_as_the_link_is_closed_asks
     assert link.looks == 2
 
 
+async def test_a_look_asks_no_other_node_once_the_link_is_closed(cluster: FakeCluster, link: ClusterLink) -> None:
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = b""
+    before = sum(asked(cluster))
+
+    async def look() -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await link.nodes()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look)
+        await until(lambda: sum(asked(cluster)) > before)
+        hellos = [count(node, "HELLO") for node in cluster.nodes]
+        await link.close()
+    assert [count(node, "HELLO") for node in cluster.nodes] == hellos
+
+
 async def test_a_look_that_succeeds_as_the_link_is_closed_is_of_no_use(link: ClusterLink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its map is forgotten."""
 
