@@ -98,7 +98,8 @@ class Bulletin:
         """Report an event."""
         level = level_of(event)
         if self._logger.isEnabledFor(level):
-            log(self._logger, level, describe(event), getattr(event, "error", None), extra=extra_of(event))
+            error = getattr(event, "error", None) if level >= logging.WARNING else None
+            log(self._logger, level, describe(event), error, extra=extra_of(event))
         if self._on_event is not None:
             try:
                 told = self._on_event(event)

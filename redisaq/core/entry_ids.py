@@ -50,10 +50,10 @@ def before_entry(entry_id: str) -> bytes:
     Raises:
         SettingsError: it is not an id.
     """
-    match = re.fullmatch(r"\d{1,20}(-\d{1,20})?", entry_id, re.ASCII) if isinstance(entry_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-    if match is None or max(position := parse_id(entry_id.encode())) > LAST:
+    match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", entry_id, re.ASCII) if isinstance(entry_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+    if match is None or int(match[1]) > LAST or int(match[2] or 0) > LAST:
         raise SettingsError(f"an entry id looks like 1700000000000-0, not {shown(entry_id)}")
-    return format_id(before(position))
+    return format_id(before((int(match[1]), int(match[2] or 0))))
 
 
 def before_time(moment: datetime) -> bytes:

@@ -293,7 +293,7 @@ async def test_statistics_are_those_of_all_runs_and_of_what_is_owned_now() -> No
         one.flights.start(flight)
     one.flights.returned(flights[0])
     one.flights.failures, one.flights.trimmed = 2, 5
-    two.barrier = Barrier(since=990.0, waiting_for=0, messages=7)
+    two.barrier = Barrier(since=990.0, passed=False, waiting_for=0, messages=7)
     three.barrier = Barrier(since=980.0, passed=True)
     runtime: Any = SimpleNamespace(
         around=surroundings,
