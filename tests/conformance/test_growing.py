@@ -651,3 +651,9 @@ async def test_a_mark_at_the_old_place(a: Broker, b: Broker) -> None:
     assert await a.do(once(b"3", cuts=1)) == b"3"
     assert await a.do(ReadMark("orders", 0, "x1")) == b"1"
     assert await a.do(ReadMark("orders", 0, "x4")) is None
+
+
+async def test_each_seal_tells_what_the_topic_grew_to_just_then(a: Broker) -> None:
+    await a.do(MakeTopic("orders", 2))
+    await a.do(NameStream("orders", 0, (2, 5, 9)))
+    assert [await a.do(ReadSeal("orders", 0, cuts)) for cuts in range(3)] == [(2, 5), (2, 5, 9), ()]

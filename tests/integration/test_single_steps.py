@@ -229,6 +229,14 @@ def test_a_search_says_where_to_go_on(place: Place) -> None:
     ]
 
 
+def test_a_message_is_found_wherever_its_id_stands(place: Place) -> None:
+    """Of the fields of an entry, the first that is named `i` is its id."""
+    for number, fields in enumerate((["i", "m", "p", "x"], ["p", "x", "i", "m"], ["i", "n", "i", "m"], ["p", "i", "x", "m"])):
+        place("DEL", place.stream)
+        place("XADD", place.stream, "1-0", *fields)
+        assert (place.do(SearchStream(TOPIC, 0, b"m", b"", 9)).found is not None) == (number < 2), fields
+
+
 def test_payloads_are_looked_at_a_few_at_a_time(place: Place) -> None:
     """They may be large, and a script that holds many of them holds up the server."""
     place.fill(count=1100)

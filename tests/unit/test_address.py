@@ -112,6 +112,7 @@ def test_redis_py_reads_the_same(url: str, wanted: dict[str, Any]) -> None:
         ("redis://host?socket_connect_timeout=nan", "positive"),
         ("redis://host?socket_connect_timeout=inf", "positive"),
         ("redis://host?max_connections=4", "does not know"),
+        ("redis://host?max_connections=", "does not know"),
         ("redis://host?ssl_ca_certs=/x", "does not know"),
         ("rediss://host?ssl_cert_reqs=optional", "must be one of"),
         ("rediss://host?ssl_keyfile=/k", "without a certificate"),
