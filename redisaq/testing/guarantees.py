@@ -22,6 +22,7 @@ from redisaq.events import Event
 from redisaq.testing.observed import Settle
 from redisaq.testing.observing import Place, Process, Run, Tenure
 from redisaq.testing.record import Observer, Record
+from redisaq.testing.whereabouts import there
 
 NOTICE = 2.0
 """Seconds within which an owner must notice its end after a pause, or while nobody answers the operation that ends its reads."""
@@ -40,6 +41,7 @@ class Guarantees(Observer):
         self._passed: set[tuple[Place, EntryId]] = set()  # an admin has moved the group's position past them
         self._begun: set[tuple[Place, EntryId]] = set()
         self._first: dict[tuple[Place, str | None], EntryId] = {}
+        self._gone: set[tuple[Place, EntryId]] = set()  # lost by the server: who has them in hand may run them yet, in any order
         self._in_hand: dict[Place, EntryId] = {}  # entries up to here come in any order: members may have held them during a seek
         self._shaken: dict[Place, tuple[float, str]] = {}  # until when two owners are excused, and why
         self._granted: dict[Place, int] = {}  # the token that was installed last
@@ -54,8 +56,9 @@ class Guarantees(Observer):
         excused = self._excuse(run.place)
         if not excused:  # else its acquisition may be forgotten: do not check it, and conclude nothing from it
             self._check_again(run)
-            new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START) and not _redriven(run)
-            if run.ordered and new:
+            entry = run.place, run.entry_id
+            new = entry not in self._begun and entry not in self._gone
+            if run.ordered and new and run.entry_id > self._in_hand.get(run.place, START) and not _redriven(run):
                 self._check_order(run)
             self._check_key(run)
         self._begun.add((run.place, run.entry_id))
@@ -192,6 +195,8 @@ class Guarantees(Observer):
                 self._doubtful[place] = was.last_id
                 end = START if left is None else left.last_id  # ids above it may be given out again by a slower clock
                 self._first |= {lane: min(first, end) for lane, first in self._first.items() if lane[0] == place}
+                topic = place[0].topic
+                self._gone |= {(place, entry_id) for entry_id in there(before, topic, place[1]) - there(after, topic, place[1])}
             if _ownership(before, place) != _ownership(after, place):
                 self._shaken[place] = (until, reason)
 

@@ -5,6 +5,7 @@ Each scenario causes one such case directly. A message that no task works on any
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from redisaq import Message, RetryPolicy
 from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import EntryId, parse_id
 from redisaq.testing import Report, Simulation
 from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
@@ -203,3 +205,33 @@ def test_a_delayed_message_that_is_forgotten_was_not_put_into_its_stream(backend
     report = simulate(scenario, 1, backend)
     assert report.ok, report.violations
     assert report.dropped == report.produced[1:]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_an_owner_has_in_hand_of_lost_entries_may_run_before_lower_ids(backend: Backend) -> None:
+    """A slower clock gives lower ids to what comes after them. Nobody else may run what is lost, nor does it come again."""
+    ran: dict[int, EntryId] = {}
+
+    async def scenario(sim: Simulation) -> None:
+        sim.cluster(3)
+        producer = await topic(sim, 1)
+
+        async def handle(message: Message[Any]) -> None:
+            ran[message.payload["n"]] = parse_id(message.entry_id.encode())
+            await anyio.sleep(1.0)
+
+        sim.member("a", TOPIC, handle)
+        await until(lambda: owned(sim, "a") == {0})
+        await producer.enqueue({"n": 0})
+        await anyio.sleep(1.5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(sim.failover, 0.5, TOPIC, 0, away=0.0, slow=10.0))
+            await anyio.sleep(0.1)
+            await producer.batch_enqueue([{"n": n} for n in (1, 2, 3)])
+        await producer.batch_enqueue([{"n": n} for n in (4, 5)])
+        await sim.until_quiet()
+
+    report = simulate(scenario, 1, backend)
+    assert list(ran) == [0, 1, 2, 3, 4, 5]
+    assert ran[0] < ran[4] < ran[1]
+    assert report.ok, report.timeline()

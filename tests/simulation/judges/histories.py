@@ -8,7 +8,7 @@ message has returned under that token. A dead message has failed for good, or ha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from redisaq.brokers.memory.store import MemoryStore
@@ -44,6 +44,7 @@ class Histories:
         self._violation = violation
         self._lives: dict[tuple[Place, EntryId], History] = {}
         self._first: dict[tuple[Place, str | None], EntryId] = {}
+        self._gone: set[tuple[Place, EntryId]] = set()
         self._begun: dict[Place, set[EntryId]] = {}
         self._broken: dict[Place, int] = {}
         self._policies: dict[GroupName, RetryPolicy] = {}
@@ -89,8 +90,12 @@ class Histories:
         if history is not None:
             history.since = len(history.runs)
 
-    def ends(self, place: Place, end: EntryId) -> None:
-        """The server has lost the partition's entries above this one: a slower clock may give out their ids again."""
+    def ends(self, place: Place, end: EntryId, gone: Collection[EntryId]) -> None:
+        """The server has lost the partition's entries above this one, or others: a slower clock may give out their ids again.
+
+        An owner that has them in hand may still run them, after entries with higher ids and before ones with lower ids.
+        """
+        self._gone |= {(place, entry_id) for entry_id in gone}
         self._first |= {lane: min(first, end) for lane, first in self._first.items() if lane[0] == place}
 
     def set_back_all(self, place: Place, token: int) -> None:
@@ -117,7 +122,10 @@ class Histories:
         self._check_attempt(run)
         begun = self._begun.setdefault(place, set())
         last, token = self._in_hand.get(place, (START, 0))
-        if run.ordered and (entry_id > last or run.message.token > token):  # what was in hand at a seek may come before what comes again
+        lost = (place, entry_id) in self._gone
+        if (
+            run.ordered and not lost and (entry_id > last or run.message.token > token)
+        ):  # what was in hand at a seek may come before what comes again
             self._check_lane(run, store)
             if entry_id not in begun:
                 self._check_first(run)

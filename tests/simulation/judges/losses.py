@@ -95,7 +95,8 @@ class Losses:
             for topic, partition in before.streams:
                 if topic == group.topic:
                     left = after.streams.get((topic, partition))
-                    self._histories.ends((group, partition), START if left is None else left.last_id)
+                    gone = there(before, topic, partition) - there(after, topic, partition)
+                    self._histories.ends((group, partition), START if left is None else left.last_id, gone)
                     forgotten.update(self._set_back((group, partition), before, after))
             self._find_orphans(group, before, after, reason)
         for place, standing in self.tokens.items():
