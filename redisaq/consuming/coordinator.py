@@ -215,7 +215,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             self._winding[incarnation].discard(partition)
             if not self._winding[incarnation]:
                 del self._winding[incarnation]
-                self._member.former.add(incarnation)
+                self._member.former.append(incarnation)
         elif incarnation == self._member.lease.incarnation and self._held.get(partition) == ended.token:
             del self._held[partition]
             self._revoked.discard(partition)
@@ -264,7 +264,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             self._winding[member.lease.incarnation] = set(self._held)
             self._winding_until = clock() + WINDING_LIMIT
         elif member.joined:
-            member.former.add(member.lease.incarnation)
+            member.former.append(member.lease.incarnation)
         held = tuple(self._held)
         member.renew_incarnation()
         for partition in held:

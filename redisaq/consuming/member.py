@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +28,9 @@ from redisaq.identity import label_of, profile_of
 
 SPREAD, LONGEST_SPREAD = 0.0002, 1.0
 """Seconds for each member of a crowd over which its members spread their looks, and the most of them."""
+
+FORMER_KEPT = 16
+"""How many of its earlier incarnations a member remembers: what an older one still holds is foreign, and only waited for longer (M7)."""
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Member:
         topic_missing: the topic did not exist at the last look.
         retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have reported.
         on_retention: called when that is first reported.
-        former: earlier incarnations under which nothing runs any more; leases read this set live.
+        former: earlier incarnations under which nothing runs any more, the newest FORMER_KEPT; leases read them live.
         server_clock: what the answers have shown of the server's clock; each incarnation continues with it.
     """
 
@@ -67,7 +71,7 @@ class Member:
     topic_missing: bool = False
     retention: bool = False
     on_retention: Callable[[], None] = lambda: None
-    former: set[str] = field(default_factory=set[str])
+    former: deque[str] = field(default_factory=lambda: deque[str](maxlen=FORMER_KEPT))
     server_clock: ServerClock = field(default_factory=ServerClock)
 
     def __post_init__(self) -> None:

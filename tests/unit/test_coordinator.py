@@ -14,7 +14,7 @@ from redisaq.actors.waiting import Reply
 from redisaq.brokers.steps.coordination import Beat, Commit
 from redisaq.consuming.coordinator import Leave, Look, RaiseToken, RebalanceCoordinator
 from redisaq.consuming.gate import Gate
-from redisaq.consuming.member import Member
+from redisaq.consuming.member import FORMER_KEPT, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Revoke
 from redisaq.core.membership import CROWD, Document, MemberEntry
@@ -243,8 +243,22 @@ def test_an_incarnation_that_held_nothing_may_be_taken_over_at_once(*, joined: b
     coordinator._member.joined = joined
     before = coordinator._member.lease.incarnation
     anyio.run(coordinator._lose_all, "it is over")
-    assert coordinator._member.former == ({before} if joined else set())
+    assert list(coordinator._member.former) == ([before] if joined else [])
     assert not coordinator._winding_up()
+
+
+@pytest.mark.parametrize("holding", [True, False])
+def test_only_so_many_former_incarnations_are_remembered(*, holding: bool) -> None:
+    """M1: the newest, since each is sent with every attempt to join again."""
+    coordinator = coordinator_of(partitions=Partitions())
+    member, ended = coordinator._member, list[str]()
+    for token in range(3 * FORMER_KEPT):
+        ended.append(member.lease.incarnation)
+        member.joined, coordinator._held = True, {1: token} if holding else {}
+        anyio.run(coordinator._lose_all, "it is over")
+        if holding:
+            coordinator._note(Ended(1, token, ended[-1], released=False))
+    assert list(member.former) == ended[-FORMER_KEPT:]
 
 
 def test_what_ended_is_revoked_again_when_it_is_held_again() -> None:
