@@ -8,6 +8,7 @@ because a mistyped URL may hold its password in an unexpected place. An address 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -16,7 +17,6 @@ from redisaq.errors import SettingsError
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
-DEFAULT_CONNECT_TIMEOUT = 5.0
 SEVERAL = ("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 """Schemes of URLs that name several servers."""
 
@@ -57,7 +57,7 @@ class Address:
         password: None to log in without one.
         database: its number.
         tls: None unless the scheme is "rediss".
-        connect_timeout: seconds that connecting and logging in may take.
+        connect_timeout: seconds that connecting and logging in may take; None if the URL does not say it.
         shown: the text that errors show instead of the URL.
         announced: if another server announced host and port: the settings that make it announce others; "" otherwise.
     """
@@ -70,7 +70,7 @@ class Address:
     password: str | None = field(default=None, repr=False)
     database: int = 0
     tls: TLSOptions | None = None
-    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+    connect_timeout: float | None = None
     shown: str = ""
     announced: str = ""
 
@@ -174,9 +174,6 @@ def parse_address(url: str) -> Address:
     """
     scheme = _check_scheme(url)
     parts, options = _split(url, scheme)
-    timeout = _timeout(options)
-    if not 0 < timeout < float("inf"):
-        raise SettingsError("the connect timeout must be a positive number of seconds")
     of_unix = scheme == "unix"
     return Address(
         scheme=scheme,
@@ -187,7 +184,7 @@ def parse_address(url: str) -> Address:
         password=unquote(parts.password) if parts.password else options.get("password"),
         database=_database(options.get("db") or ("" if of_unix else parts.path.removeprefix("/")) or "0"),
         tls=_tls(options) if scheme == "rediss" else None,
-        connect_timeout=timeout,
+        connect_timeout=_timeout(options["socket_connect_timeout"]) if "socket_connect_timeout" in options else None,
     )
 
 
@@ -296,10 +293,11 @@ def _database(text: str) -> int:
     raise SettingsError("the URL's database (db) is a number from 0 on, as in redis://localhost:6379/0 or unix:///path/to/socket?db=0")
 
 
-def _timeout(options: Mapping[str, str]) -> float:
+def _timeout(text: str) -> float:
     with contextlib.suppress(ValueError):
-        return float(options.get("socket_connect_timeout", DEFAULT_CONNECT_TIMEOUT))
-    raise SettingsError("the URL's option socket_connect_timeout is a number of seconds")
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise SettingsError("the URL's option socket_connect_timeout is a positive number of seconds, such as 2.5")
 
 
 def _tls(options: Mapping[str, str]) -> TLSOptions:

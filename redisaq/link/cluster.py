@@ -39,7 +39,8 @@ from redisaq.link.spread import Spreader
 from redisaq.link.switchboard import Backoff, Bell
 
 ANSWER_WITHIN = 1.0
-"""Seconds that one node has to say who serves which slot; also those that connecting to a node may take before others are asked."""
+"""Seconds that one node has to say who serves which slot; also those that connecting to a node may take before others are asked,
+unless the URL says it."""
 
 AGE = 5.0
 """Seconds after which a call asks its node by the way who serves which slot."""
@@ -386,7 +387,7 @@ class ClusterLink:
             failures += failed
         for seed in self._address.seeds:
             self._check_open(era)
-            failed = await self._ask_stranger(replace(seed, connect_timeout=min(seed.connect_timeout, ANSWER_WITHIN)))
+            failed = await self._ask_stranger(replace(seed, connect_timeout=seed.connect_timeout or ANSWER_WITHIN))
             if not failed:
                 return
             failures += failed
@@ -489,7 +490,7 @@ class ClusterLink:
 
     def _node_address(self, node: Node) -> Address:
         seed = self._address.seeds[0]
-        timeout = min(seed.connect_timeout, ANSWER_WITHIN)
+        timeout = seed.connect_timeout or ANSWER_WITHIN
         return replace(seed, host=node.host, port=node.port, connect_timeout=timeout, announced=ANNOUNCED)
 
     async def _reach(self, node: Node) -> Address:

@@ -27,6 +27,9 @@ from redisaq.link.resp import PARSE_ERRORS
 from redisaq.link.wire import RECEIVE_SIZE, SecureWire, Wire, inherited
 
 PLAIN_PORT = "does the server speak TLS on this port? Without TLS the URL begins with redis://"
+CONNECT_WITHIN = 5.0
+"""Seconds that connecting and logging in may take where the address does not say it."""
+
 OUR_CERTIFICATE = "ssl_certfile=FILE and ssl_keyfile=FILE in the URL"
 _OTHER_NAME = frozenset({62, 63, 64})  # X509_V_ERR_HOSTNAME_MISMATCH and those of an e-mail and an IP address
 _OTHER_TIME = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -87,7 +90,7 @@ class Dialer:
         address: the server.
         reach: called before each attempt, if given. It ensures that the server runs and returns its address. Its errors propagate.
         client: the user's label for the connections; None: the machine and the process.
-        silence: seconds that an attempt may take, if the connect_timeout of the address is not less.
+        silence: seconds that an attempt may take, if the connect_timeout of the address, or else CONNECT_WITHIN, is not less.
         greet: logs in on a new connection; its errors propagate.
     """
 
@@ -156,7 +159,7 @@ class Dialer:
     ) -> tuple[Line, Greeting]:
         if address.tls is not None and (self._context is None or self._outdated):
             await self._read_certificates(address.tls, environment)
-        limit = min(address.connect_timeout, self._silence)
+        limit = min(address.connect_timeout or CONNECT_WITHIN, self._silence)
         wire: Wire | None = None
         with anyio.move_on_after(limit):
             wire = await self._connect(address)

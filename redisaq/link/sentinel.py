@@ -31,7 +31,7 @@ from redisaq.link.link import Link
 from redisaq.link.resp import NOTHING, PARSE_ERRORS, push_kind
 
 ANSWER_WITHIN = 1.0
-"""Seconds that one sentinel has to answer; also those that connecting to it, or to the master, may take."""
+"""Seconds that one sentinel has to answer; also those that connecting to it, or to the master, may take, unless the URL says it."""
 
 ASK_EVERY = 1.0
 """Seconds after which an answer of the sentinels is too old to rely on without asking again."""
@@ -65,7 +65,7 @@ class Sentinels:
         self._service = address.service
         self._environment = environment
         self._dialers = [
-            Dialer(replace(one, connect_timeout=min(one.connect_timeout, ANSWER_WITHIN)), client=client, greet=greet_sentinel)
+            Dialer(replace(one, connect_timeout=one.connect_timeout or ANSWER_WITHIN), client=client, greet=greet_sentinel)
             for one in address.sentinels
         ]  # the one to ask first comes first
         self._line: Line | None = None  # to the first of them, once it has answered
@@ -239,7 +239,7 @@ class SentinelLink(Link):
     ) -> None:
         """Make a link; nothing is connected yet. See Link."""
         super().__init__(
-            replace(address.master, connect_timeout=min(address.master.connect_timeout, ANSWER_WITHIN), announced=ANNOUNCED),
+            replace(address.master, connect_timeout=address.master.connect_timeout or ANSWER_WITHIN, announced=ANNOUNCED),
             environment,
             reach=self._reach,
             greet=self._greet,

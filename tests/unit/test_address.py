@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 
 from redisaq.errors import SettingsError
 from redisaq.link import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
+from redisaq.link.dial import CONNECT_WITHIN
 
 SECRET = "s3cr3t"  # noqa: S105 -- not one
 
@@ -81,7 +82,7 @@ def test_redis_py_reads_the_same(url: str, wanted: dict[str, Any]) -> None:
         "password": address.password,
         "port": address.port,
         "db": address.database,
-        "socket_connect_timeout": address.connect_timeout,
+        "socket_connect_timeout": address.connect_timeout or CONNECT_WITHIN,
     }
     defaults = {"port": 6379, "db": 0, "socket_connect_timeout": 5.0}
     assert {name: value for name, value in said.items() if value is not None} == defaults | wanted
@@ -104,7 +105,7 @@ def test_redis_py_reads_the_same(url: str, wanted: dict[str, Any]) -> None:
         ("redis://host/1/2", "database number"),
         ("redis://host?db=-1", "from 0 on"),
         ("redis://host?db=x", r"\(db\) is a number"),
-        ("redis://host?socket_connect_timeout=x", "socket_connect_timeout is a number of seconds"),
+        ("redis://host?socket_connect_timeout=x", "socket_connect_timeout is a positive number of seconds"),
         (f"redis://host/{'9' * 5000}", "database"),  # more digits than Python reads
         ("redis://host?db=", "has no value"),
         ("redis://host?socket_connect_timeout=0", "positive"),
