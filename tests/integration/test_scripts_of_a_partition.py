@@ -224,7 +224,7 @@ def test_of_a_stream_that_was_cut_nothing_is_taken(still: StillServer, share: Pa
     assert still.all_kept() == before
 
 
-@pytest.mark.parametrize("name", ["delayed", "delayed_bodies", "retry"])
+@pytest.mark.parametrize("name", ["delayed", "delayed_bodies", "retry", "retry_bodies"])
 def test_a_damaged_key_is_found_before_anything_is_moved(still: StillServer, share: PartitionKeys, name: str) -> None:
     still.put(share.delayed, {"d": 1})
     still.put(share.delayed_bodies, bodies("d", "found"))

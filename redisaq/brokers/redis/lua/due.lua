@@ -50,8 +50,8 @@ local function mend(due, bodies)
         redis.call('ZADD', due, 'XX', now, id) -- due after the year 5138: no caller has asked for that
     end
 end
+mend(KEYS[3], KEYS[4]) -- these first: nothing has looked at the type of the bodies yet (S2)
 mend(KEYS[5], KEYS[6])
-mend(KEYS[3], KEYS[4])
 
 local moved, blocked, lost_delayed = 0, 0, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, count)) do
