@@ -101,7 +101,7 @@ class Imports:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect garbage more rarely, which saves a fifth of a simulation's time.
+    """Collect garbage more rarely, which saves a fifth of a simulation's time. But not too rarely, or tasks that are done pile up.
 
     And keep the byte code of what is imported for as long as the run lasts, where Python is set to write none. Hundreds of processes are
     started; each would compile the package again, which takes longer than running it.
@@ -109,7 +109,7 @@ def pytest_configure(config: pytest.Config) -> None:
     everything()
     if IMPORT_ONLY in os.environ:
         config.pluginmanager.register(Imports())
-    gc.set_threshold(200_000, 20, 20)
+    gc.set_threshold(200_000, 2, 20)
     config.addinivalue_line("markers", f"{TURNS}: run on one event loop with each value of the other parameters (see tests/matrix.py)")
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory(prefix="rq-bytecode-")

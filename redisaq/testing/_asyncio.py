@@ -102,6 +102,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         task = super().create_task(coro, **options)
         self._made += 1
         setattr(task, "redisaq_number", self._made)  # noqa: B010 -- no attribute of Task
+        self._watch.moved.add(task)  # an eager one has run
         return task
 
     def _run_once(self) -> None:
@@ -112,7 +113,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._watch.standstill(self._now, tasks, sockets=self._has_sockets(), break_shields=self._cancel_all)
             self._process_events(self._selector.select(0))
         if not ready and not self._stopping:
-            self._watch.let_threads_go_on(lambda: [task.get_coro() for task in self._tasks()])
+            self._watch.let_threads_go_on(lambda task: task.get_coro())
         if not ready and not self._stopping:
             self._now = max(self._now, self._next_timer())
             self._watch.pace.moved(self._now)
@@ -152,6 +153,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _shuffle(self) -> None:
         """Reorder the steps of tasks. Handles that other threads append meanwhile stay at the end."""
         ready, pace, frozen = self._ready, self._watch.pace, self._freezer.active
+        moved = self._watch.moved
         handles: list[Any] = []
         steps: list[tuple[int, Any]] = []
         places: list[int] = []
@@ -162,6 +164,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             owner: object = getattr(handle._callback, "__self__", None)
             if issubclass(type(owner), asyncio.Task):
                 pace.step(handle._context, cast("asyncio.Task[Any]", owner).get_name)
+                moved.add(owner)
                 places.append(len(handles))
                 steps.append((number(owner), handle))
             handles.append(handle)

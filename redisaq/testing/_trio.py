@@ -46,7 +46,7 @@ def run(main: Callable[[Callable[[], float]], Awaitable[T]], seed: object, watch
                 clock.current_time(), [(task.name, task.coro) for task in tasks()], sockets=sockets, break_shields=break_shields
             )
         elif seconds > 0:
-            watch.let_threads_go_on(lambda: [task.coro for task in tasks()])
+            watch.let_threads_go_on(lambda task: task.coro)
             clock.jump(seconds)
             watch.pace.moved(clock.current_time())
 
@@ -84,6 +84,7 @@ class Gatekeeper(trio.abc.Instrument):
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         """Handle a task that has just been put at the end of the queue."""
+        self._watch.moved.add(task)
         self._pace.step(task.context, lambda: task.name)
         if self._pace.exhausted:
             self._give_up()

@@ -10,7 +10,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -60,12 +60,20 @@ class VirtualTimeUnavailable(RedisaqError):
 
 
 class Watch:
-    """Decide whether a standstill is final, and end the run if it is."""
+    """Decide whether a standstill is final, and end the run if it is.
+
+    Attributes:
+        failure: why the run ends; None while it goes on.
+        pace: counts steps and seconds.
+        moved: tasks that have run since `let_threads_go_on` last looked, or are about to: all others are where they were.
+    """
 
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
         """Start watching. Threads that already exist are ignored."""
         self.failure: RedisaqError | None = None
         self.pace = Pace(limits, self.fail)
+        self.moved: set[Any] = set()
+        self._in_threads: set[Any] = set()  # tasks that waited for a thread when they were last looked at
         self._threads = set(threading.enumerate())
         self._others = sum(not thread.name.startswith(WORKERS) for thread in self._threads)  # those that work for no task
         self._scope: anyio.CancelScope | None = None
@@ -92,17 +100,23 @@ class Watch:
             raise
         finally:
             self._scope = None
+            self.moved.clear()  # or tasks that are done would be in a cycle of references
+            self._in_threads.clear()
         raise self.failure or AssertionError
 
-    def let_threads_go_on(self, coroutines: Callable[[], Iterable[object]]) -> None:
+    def let_threads_go_on(self, coroutine_of: Callable[[Any], object]) -> None:
         """Before the clock moves on, wait a moment of real time if a task waits for a thread, whose work takes no virtual time.
 
         Without it hours may pass before the thread has run at all.
 
         Args:
-            coroutines: returns the coroutine of each task.
+            coroutine_of: returns the coroutine of a task.
         """
-        if threading.active_count() > self._others and any(in_thread(frames(coroutine)) for coroutine in coroutines()):
+        self._in_threads -= self.moved
+        if threading.active_count() > self._others:
+            self._in_threads.update(task for task in self.moved if in_thread(frames(coroutine_of(task))))
+        self.moved.clear()
+        if self._in_threads:
             time.sleep(MOMENT)
 
     def standstill(self, now: float, tasks: Sequence[tuple[str, object]], *, sockets: bool, break_shields: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from types import FrameType
 from typing import Literal
 
 import anyio
@@ -326,6 +327,33 @@ def test_a_thread_gets_its_turn_before_hours_pass(backend: Backend) -> None:
         return passed
 
     assert virtual_run(main, backend=backend) < 100
+
+
+@both
+def test_whether_a_task_waits_for_a_thread_is_looked_at_when_it_has_run(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that idles is kept for long. It costs no look at every task, and no pause, each time the clock moves."""
+    looks, pauses = list[object](), list[float]()
+    frames, others = standstill.frames, threading.active_count()
+
+    def look(coroutine: object) -> list[FrameType]:
+        looks.append(coroutine)
+        return frames(coroutine)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(anyio.sleep, 1000)
+            await anyio.to_thread.run_sync(int)
+            assert threading.active_count() > others or backend == "trio", "or it took one that idled before"
+            monkeypatch.setattr(time, "sleep", pauses.append)
+            for _ in range(100):
+                await anyio.sleep(1)
+            tasks.cancel_scope.cancel()
+
+    monkeypatch.setattr(standstill, "frames", look)
+    virtual_run(main, backend=backend)
+    assert 100 <= len(looks) < 500
+    assert not pauses
 
 
 @both
