@@ -2,13 +2,14 @@
 
 In: the items in pytest's order, and how many workers there are. Out: the same items in another order. pytest-xdist deals it out in rows of
 equal length, one to each worker. A worker that has run dry takes the second half of what another has left. So each row begins with long
-files, and ends with short ones.
+files, and ends with short ones. Each begins at another place among the long ones: those of some folders compute and those of others wait,
+and no two workers should wait at the same time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -78,18 +79,19 @@ def arranged(items: Sequence[T], workers: int, name: Callable[[T], str]) -> list
         workers: how many workers there are.
         name: returns the name of an item's file.
     """
-    rows: list[list[T]] = [[] for _ in range(workers)]
+    long: list[list[T]] = []
     short: list[T] = []
-    dealt = 0
     for file, group in groupby(items, name):
         if file.startswith(LONG):
-            rows[dealt % workers] += group
-            dealt += 1
+            long.append(list(group))
         else:
             short += group
     result: list[T] = []
-    for number, row in enumerate(rows, start=1):
-        missing = max(0, len(items) * number // workers - len(result) - len(row))
-        result += row + short[:missing]
+    for number in range(workers):
+        files = long[number::workers]
+        first = len(files) * number // workers
+        result += chain.from_iterable(files[first:] + files[:first])
+        missing = max(0, len(items) * (number + 1) // workers - len(result))
+        result += short[:missing]
         del short[:missing]
     return result + short
