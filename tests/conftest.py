@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from hypothesis.internal.conjecture import engine
 
 from tests.longest_first import arranged
 from tests.matrix import TURNS, everything, thin_out
@@ -56,6 +57,10 @@ __all__ = [
 # No deadline: how long an example takes tells of the machine. Continuous integration tries the same examples each time.
 hypothesis.settings.register_profile("redisaq", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("redisaq")
+
+# A failure is made smaller for this long, and then told. Of the five minutes that it may take otherwise, a slow test tells nothing: its
+# process is ended before (faulthandler_timeout).
+engine.MAX_SHRINKING_SECONDS = 60
 
 Backend = tuple[str, dict[str, Any]]
 

@@ -86,7 +86,10 @@ class Side:
         return _timeless(await broker.do(MakeTopic(topic, partitions)))
 
     async def grow_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return _timeless(await make_or_grow(broker, topic, partitions))
+        grown = await make_or_grow(broker, topic, partitions)
+        for one in self._brokers:  # a client that has not heard of it finds seals, and no way on once the topic is lost
+            await one.do(ReadTopic(topic))
+        return _timeless(grown)
 
     async def append(self, broker: Broker, *, topic: str, partitions: list[int], fields: list[bytes], maxlen: int | None) -> object:
         entries = [(partition, fields) for partition in partitions]

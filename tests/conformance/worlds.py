@@ -307,8 +307,8 @@ class RedisWorld:
             self._server.command("DEL", *keys)
 
     def _stream_key(self, topic: str, partition: int) -> str:
-        history = self._server.command("HGET", self.topic_key(topic, "meta"), "history")
-        return self.key(topic, partition, str((history or b"").count(b",")))
+        cuts = [int(name) for name in self._server.command("HKEYS", self.key(topic, partition, "cuts")) if name.isdigit()]
+        return self.key(topic, partition, str(max(cuts, default=0)))
 
 
 class SentinelWorld(RedisWorld):
