@@ -2,8 +2,7 @@
 
 In: the items in pytest's order, and how many workers there are. Out: the same items in another order. pytest-xdist deals it out in rows of
 equal length, one to each worker. A worker that has run dry takes the second half of what another has left. So each row begins with long
-files, and ends with short ones. Each begins at another place among the long ones: those of some folders compute and those of others wait,
-and no two workers should wait at the same time.
+files, and ends with short ones. Files that wait come at another place in each row, since a processor idles when all workers wait.
 """
 
 from __future__ import annotations
@@ -35,9 +34,6 @@ LONG = (
     "tests/integration/test_cluster.py",
     "tests/integration/test_confirmed.py",
     "tests/integration/test_consumer.py",
-    "tests/integration/test_consumer_refused.py",
-    "tests/integration/test_damaged_records.py",
-    "tests/integration/test_delivery_redis.py",
     "tests/integration/test_docs.py",
     "tests/integration/test_embedded.py",
     "tests/integration/test_embedded_disk.py",
@@ -47,13 +43,8 @@ LONG = (
     "tests/integration/test_growing.py",
     "tests/integration/test_interrupts.py",
     "tests/integration/test_link_sentinel.py",
-    "tests/integration/test_link_silence.py",
-    "tests/integration/test_losses.py",
     "tests/integration/test_on_a_cluster.py",
-    "tests/integration/test_refused_steps.py",
-    "tests/integration/test_retention.py",
     "tests/integration/test_runbook.py",
-    "tests/integration/test_silent_server.py",
     "tests/integration/test_walkthroughs.py",
     "tests/integration/test_worker.py",
     "tests/mutants/",
@@ -70,6 +61,20 @@ LONG = (
 )
 """How the names of files begin that have a test of more than about a second."""
 
+WAITING = (
+    "tests/chaos/test_cluster_outages.py",
+    "tests/chaos/test_frozen_reader.py",
+    "tests/integration/test_consumer_refused.py",
+    "tests/integration/test_damaged_records.py",
+    "tests/integration/test_delivery_redis.py",
+    "tests/integration/test_link_silence.py",
+    "tests/integration/test_losses.py",
+    "tests/integration/test_refused_steps.py",
+    "tests/integration/test_retention.py",
+    "tests/integration/test_silent_server.py",
+)
+"""Long files that do little but wait, for half a minute and more."""
+
 
 def arranged(items: Sequence[T], workers: int, name: Callable[[T], str]) -> list[T]:
     """Return the items in the order in which a run with so many workers executes them.
@@ -80,17 +85,21 @@ def arranged(items: Sequence[T], workers: int, name: Callable[[T], str]) -> list
         name: returns the name of an item's file.
     """
     long: list[list[T]] = []
+    waiting: list[list[T]] = []
     short: list[T] = []
     for file, group in groupby(items, name):
-        if file.startswith(LONG):
+        if file.startswith(WAITING):
+            waiting.append(list(group))
+        elif file.startswith(LONG):
             long.append(list(group))
         else:
             short += group
     result: list[T] = []
     for number in range(workers):
         files = long[number::workers]
-        first = len(files) * number // workers
-        result += chain.from_iterable(files[first:] + files[:first])
+        place = len(files) * number // workers
+        files[place:place] = waiting[number::workers]
+        result += chain.from_iterable(files)
         missing = max(0, len(items) * (number + 1) // workers - len(result))
         result += short[:missing]
         del short[:missing]
