@@ -137,19 +137,29 @@ class Cluster:
 
     def serves(self, slot: int) -> Server:
         """Return the node that serves a slot: of several that say so, the newest."""
-        if claims := self._claims(slot):
-            return max(claims, key=lambda claim: claim[0])[1]
-        message = f"nobody serves slot {slot}"
-        raise RuntimeError(message)
+        (node,) = self._who_serve([slot])
+        return node
 
-    def _claims(self, slot: int) -> list[tuple[int, Server]]:
-        """Return the nodes that say of themselves that they serve a slot, each with its configuration epoch.
+    def _who_serve(self, slots: Sequence[int]) -> list[Server]:
+        """Return the node that serves each of these slots, as `serves` does; the nodes are asked once."""
+        claims = self._claims()
+        found: list[Server] = []
+        for slot in slots:
+            mine = [(epoch, node) for epoch, node, served in claims if any(slot in some for some in served)]
+            if not mine:
+                message = f"nobody serves slot {slot}"
+                raise RuntimeError(message)
+            found.append(max(mine, key=lambda claim: claim[0])[1])
+        return found
+
+    def _claims(self) -> list[tuple[int, Server, list[range]]]:
+        """Return of each node its configuration epoch, the node, and the slots that it says it serves itself.
 
         What a node says of another may lag: where the node that takes a slot over tells a third one so before the former owner's last
         heartbeat arrives there, the third one believes the former owner again, until the next heartbeat.
         """
         said = [(node, *_said(node)[node.port]) for node in self.nodes if node.running and not node.paused]
-        return [(epoch, node) for node, epoch, slots in said if any(slot in some for some in slots)]
+        return [(epoch, node, slots) for node, epoch, slots in said]
 
     def _agreed(self, slot: int, owner: Server) -> bool:
         """Return whether each node has heard of the owner's newest epoch, so that nothing older takes the slot from it again.
@@ -169,7 +179,11 @@ class Cluster:
 
     def node_of(self, key: str | bytes) -> Server:
         """Return the node that serves a key."""
-        return self.serves(slot_of(key.encode() if isinstance(key, str) else key))
+        (node,) = self._nodes_of([key])
+        return node
+
+    def _nodes_of(self, keys: Sequence[str | bytes]) -> list[Server]:
+        return self._who_serve([slot_of(key.encode() if isinstance(key, str) else key) for key in keys])
 
     def replica_of(self, master: Server) -> Server:
         """Return a replica of this master."""
@@ -180,7 +194,7 @@ class Cluster:
 
     def wait_for_another(self, slot: int, than: Server) -> None:
         """Return when another node than this serves the slot."""
-        wait_for(lambda: any(node is not than for _, node in self._claims(slot)), "a failover")
+        wait_for(lambda: any(node is not than and any(slot in some for some in slots) for _, node, slots in self._claims()), "a failover")
 
     # -- as of one server ----------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +208,7 @@ class Cluster:
             answers = [node.command(*words) for node in self.masters_now()]
             return [one for answer in answers for one in answer] if name == "KEYS" else answers[-1]
         if name == "DEL":
-            return sum(self.node_of(key).command("DEL", key) for key in words[1:])
+            return sum(node.command("DEL", key) for node, key in zip(self._nodes_of(words[1:]), words[1:], strict=True))
         place = 2 if name in ("XGROUP", "XINFO", "OBJECT", "MEMORY", "DEBUG") else 3 if name in ("EVAL", "EVALSHA") else 1
         return self.node_of(words[place]).command(*words)
 

@@ -88,7 +88,7 @@ async def test_a_lapsed_group_learns_what_it_lost_when_it_comes_back(place: Plac
 @on("valkey9", "redis8", "redis7")
 async def test_nothing_is_reported_where_nothing_is_lost(place: Place) -> None:
     async with place.producer(init_partitions=2, maxlen=200, approximate=False) as producer, anyio.create_task_group() as tasks:
-        await tasks.start(place.consumer().process, handle)
+        await tasks.start(place.consumer(heartbeat_ttl=3.0).process, handle)  # for so long a pause is not known yet (G4)
         for _ in range(10):
             await producer.batch_enqueue([{"n": n} for n in range(50)])
             await place.consumer("other", start="latest").process(handle, until_empty=True)

@@ -456,7 +456,8 @@ async def test_the_documented_rights_are_enough(scene: Scene) -> None:
             failed.add(message.payload)
             raise ValueError if message.payload == 1 else DeadLetter("at once")
 
-    consumer = Consumer("jobs", url, namespace=namespace, retry=RetryPolicy(backoff=0.0), heartbeat_interval=0.2, heartbeat_ttl=20.0)
+    quick: dict[str, Any] = {"heartbeat_interval": 0.2, "heartbeat_ttl": 3.0}  # for so long a pause is not known yet (G4)
+    consumer = Consumer("jobs", url, namespace=namespace, retry=RetryPolicy(backoff=0.0), **quick)
     async with (
         Producer("jobs", url, namespace=namespace, init_partitions=2, maxlen=100, retention="acked") as producer,
         Admin(url, namespace=namespace) as admin,

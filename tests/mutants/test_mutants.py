@@ -339,7 +339,7 @@ def test_what_hangs_is_killed_with_all_that_it_started(toy: Copy, monkeypatch: p
     monkeypatch.setattr("tests.mutants.copies.secrets.token_hex", lambda _: "of-this-test")
     mutant, sources = toy_mutant("n -= 1", "n += 1")
     COVERING.seconds[:] = [0.1] * len(COVERING.seconds)
-    result = try_out(mutant, toy, COVERING, sources, 20.0)  # all of which it takes
+    result = try_out(mutant, toy, COVERING, sources, 12.0)  # all of which it takes
     assert (result.verdict, result.by) == ("hung", "tests/test_toy.py::test_loop")
     assert kill_marked("of-this-test") == 0
 
