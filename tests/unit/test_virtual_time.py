@@ -26,6 +26,7 @@ from redisaq import Producer
 from redisaq.environment import current_environment, time_is_up_at, time_limit
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing import EPOCH, VirtualDeadlock, VirtualTimeUnavailable, standstill, virtual_run
+from redisaq.testing.freezing import OWNER, current_freezer
 from redisaq.testing.virtual import run_inline
 from tests.unit.source import ROOT
 
@@ -325,6 +326,33 @@ def test_a_thread_gets_its_turn_before_hours_pass(backend: Backend) -> None:
             passed = anyio.current_time()
             tasks.cancel_scope.cancel()
         return passed
+
+    assert virtual_run(main, backend=backend) < 100
+
+
+@both
+def test_a_thread_of_a_process_that_has_thawed_gets_its_turn_too(backend: Backend) -> None:
+    """Its task was ready before, and has been held back."""
+
+    async def main() -> float:
+        async def tick() -> None:
+            while True:
+                await anyio.sleep(1)
+
+        async def work() -> None:
+            OWNER.set("frozen")
+            await anyio.sleep(1)
+            await anyio.to_thread.run_sync(time.sleep, 0.02)
+            tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            tasks.start_soon(work)
+            await anyio.sleep(0.5)
+            current_freezer().freeze("frozen")
+            await anyio.sleep(5)
+            current_freezer().thaw("frozen")
+        return anyio.current_time()
 
     assert virtual_run(main, backend=backend) < 100
 
