@@ -1029,7 +1029,8 @@ class Admin:
         was started is forgotten. Dead letters and delayed messages stay as they are.
 
         In a paused group, running handlers finish. Their messages are delivered again if they are at or after the position. A message that
-        a member has read and not started is delivered once, perhaps before messages that precede it.
+        a member has read and not started is delivered once, perhaps before messages that precede it. If the topic has grown, `seek` waits
+        until the pause is as old as the longest `heartbeat_ttl` of the members: then each has heard of it.
 
         Args:
             topic: the topic.
